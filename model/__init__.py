@@ -1,0 +1,13 @@
+"""The denoiser. A stack's way through it, each module knowing only those below it:
+
+    job            the folder, the time, the record        report, budget, device, interrupt
+    pipeline       one stack from file to file; the only place where stages meet
+    stack_io       file -> Stack                            stack, tiff_reader
+    normalise      counts -> about 0..1, and back
+    checkpoint     weights -> a fresh network               architectures
+    adapt          the network learns this stack            blindspot
+    inference      overlapping windows -> blended frames    tiling, blending
+    result_writer  frames -> file, page by page
+
+Every number stands in `config`.
+"""

@@ -1,0 +1,151 @@
+"""Restormer3D against its published sizes and an independent, plain computation."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from model.architectures import build
+from model.architectures.blocks import depthwise_conv3d, pointwise_conv3d
+from model.architectures.restormer3d import (
+    ChannelAttention,
+    ChannelNorm,
+    GatedFeedForward,
+    Restormer3D,
+    Restormer3DConfig,
+    channels_to_space,
+    space_to_channels,
+)
+
+
+def num_parameters(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+@pytest.fixture(params=["channels_last", "default"])
+def features(request: pytest.FixtureRequest) -> torch.Tensor:
+    x = torch.randn(2, 8, 5, 6, 4, generator=torch.Generator().manual_seed(0))
+    if request.param == "channels_last":
+        return x.contiguous(memory_format=torch.channels_last_3d)
+    return x
+
+
+def test_the_published_configuration_has_3636502_parameters_and_163_tensors() -> None:  # C1
+    net = Restormer3D(Restormer3DConfig())
+    assert num_parameters(net) == 3_636_502
+    assert len(net.state_dict()) == 163
+
+
+def test_no_convolution_has_a_bias() -> None:  # C1
+    convolutions = [m for m in Restormer3D(Restormer3DConfig()).modules() if hasattr(m, "padding")]
+    assert len(convolutions) > 50
+    assert all(convolution.bias is None for convolution in convolutions)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"norm": "with_bias"}, 3_640_214),  # OPEN-2
+        ({"residual": True}, 3_636_502),  # OPEN-3
+        ({"down_factor": (2, 2, 2), "down_kernel": (1, 1, 1)}, 3_717_142),  # OPEN-1, variant B
+        ({"down_kernel": (1, 1, 1)}, 3_550_486),
+        ({"down_kernel": (3, 3, 3), "up_kernel": (3, 3, 3)}, 8_302_870),
+    ],
+)
+def test_the_open_choices_have_the_parameters_of_the_specification(
+    change: dict[str, object], expected: int
+) -> None:
+    assert num_parameters(Restormer3D(replace(Restormer3DConfig(), **change))) == expected
+
+
+def test_the_small_configuration_keeps_shape_and_has_130551_parameters() -> None:
+    net = Restormer3D(Restormer3DConfig.tiny())
+    assert num_parameters(net) == 130_551
+    assert net(torch.zeros(1, 1, 5, 16, 24)).shape == (1, 1, 5, 16, 24)
+
+
+def test_unshuffle_orders_channels_by_row_then_column() -> None:
+    frame = torch.tensor([[0.0, 1, 2, 3], [4, 5, 6, 7]])[None, None, None]
+    folded = space_to_channels(frame, (1, 2, 2))
+    assert folded[0, :, 0, 0].tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]]
+
+
+def test_unshuffle_equals_the_library_on_every_frame_and_shuffle_undoes_it() -> None:
+    x = torch.randn(2, 3, 4, 6, 8)
+    folded = space_to_channels(x, (1, 2, 2))
+    frames = functional.pixel_unshuffle(x.transpose(1, 2), 2).transpose(1, 2)
+    assert torch.equal(folded, frames)
+    assert torch.equal(channels_to_space(folded, (1, 2, 2)), x)
+    assert torch.equal(channels_to_space(space_to_channels(x, (2, 2, 2)), (2, 2, 2)), x)
+
+
+def test_convolutions_equal_the_library_and_so_do_their_gradients(features: torch.Tensor) -> None:
+    point = torch.randn(5, 8, 1, 1, 1, requires_grad=True)
+    depth = torch.randn(8, 1, 3, 3, 3, requires_grad=True)
+    for ours, theirs, weight in (
+        (pointwise_conv3d, functional.conv3d, point),
+        (depthwise_conv3d, lambda x, w: functional.conv3d(x, w, padding=1, groups=8), depth),
+    ):
+        x = features.clone().requires_grad_()
+        pull = torch.randn_like(theirs(x, weight))
+        found = torch.autograd.grad((ours(x, weight) * pull).sum(), (x, weight))
+        expected = torch.autograd.grad((theirs(x, weight) * pull).sum(), (x, weight))
+        torch.testing.assert_close(ours(x, weight), theirs(x, weight), rtol=1e-5, atol=1e-5)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_norm_divides_by_the_standard_deviation_and_keeps_the_mean() -> None:
+    x = torch.randn(2, 8, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    norm = ChannelNorm(8, "bias_free").double()
+    nn.init.uniform_(norm.gain, 0.5, 2.0)
+    plain = x / (x.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt() * norm.gain.view(-1, 1, 1, 1)
+    torch.testing.assert_close(norm(x), plain)
+    pull = torch.randn_like(x)
+    expected = torch.autograd.grad((plain * pull).sum(), (x, norm.gain))
+    found = torch.autograd.grad((norm(x) * pull).sum(), (x, norm.gain))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_attention_equals_the_written_out_formula(features: torch.Tensor) -> None:
+    attention = ChannelAttention(8, 2)
+    nn.init.uniform_(attention.temperature, 0.5, 3.0)
+    qkv = functional.conv3d(features, attention.to_qkv.weight)
+    qkv = functional.conv3d(qkv, attention.mix_qkv.weight, padding=1, groups=24)
+    query, key, value = (part.reshape(2, 2, 4, -1) for part in qkv.chunk(3, dim=1))
+    query, key = functional.normalize(query, dim=-1), functional.normalize(key, dim=-1)
+    temperature = attention.temperature.view(1, 2, 1, 1)
+    mixed = ((query @ key.transpose(-1, -2)) * temperature).softmax(-1) @ value
+    expected = functional.conv3d(mixed.reshape(features.shape), attention.project.weight)
+    torch.testing.assert_close(attention(features), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_feed_forward_equals_the_written_out_formula(features: torch.Tensor) -> None:
+    block = GatedFeedForward(8, 2.0)
+    hidden = functional.conv3d(features, block.expand.weight)
+    hidden = functional.conv3d(hidden, block.mix.weight, padding=1, groups=32)
+    gate, content = hidden[:, :16], hidden[:, 16:]
+    expected = functional.conv3d(functional.gelu(gate) * content, block.project.weight)
+    torch.testing.assert_close(block(features), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_both_memory_layouts_give_the_same_function() -> None:
+    torch.manual_seed(0)
+    net = build("restormer3d")
+    x = torch.rand(1, 1, 4, 16, 16)
+    expected = net(x)
+    found = net.to(memory_format=torch.channels_last_3d)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_patch_that_cannot_be_halved_three_times_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"\(4, 12, 16\) is no multiple of \(1, 8, 8\)"):
+        Restormer3D(Restormer3DConfig.tiny())(torch.zeros(1, 1, 4, 12, 16))
+
+
+def test_heads_that_do_not_divide_the_channels_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"heads\[1\]=3 must divide 64 channels"):
+        Restormer3DConfig(heads=(1, 3, 4, 8))
