@@ -1,0 +1,29 @@
+"""How much memory this process may still take on the host."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import suppress
+from pathlib import Path
+
+
+def _kibibytes(table: str, key: str) -> float:
+    """A line such as `MemAvailable:  123 kB` of a file under /proc; infinite if it is not there."""
+    with suppress(OSError):
+        for line in Path(table).read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == key:
+                return float(value.split()[0])
+    return float("inf")
+
+
+def available_bytes() -> float:
+    """The least of what the machine, the container and this process's data limit leave."""
+    limits = [_kibibytes("/proc/meminfo", "MemAvailable") * 1024]
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    data_limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    used = _kibibytes("/proc/self/status", "VmData") * 1024
+    if data_limit != resource.RLIM_INFINITY and used < float("inf"):
+        limits.append(data_limit - used)
+    return max(0, min(limits))
