@@ -1,0 +1,256 @@
+"""Adapts a network to one stack: warm-up against its temporal median, then Noise2Void."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
+from model.budget import Budget
+from model.config import AdaptConfig, Stage
+from model.device import Device, is_out_of_memory, release_memory
+from model.normalise import IntensityScale, temporal_median
+from model.progress import Progress
+from model.tiling import mirror_index
+
+logger = logging.getLogger(__name__)
+
+MAX_BAD_STEPS = 10  # non-finite losses in a row before the adaptation counts as diverged
+
+
+class AdaptError(RuntimeError):
+    """The network cannot be adapted to this stack; the message says why."""
+
+
+@dataclass(kw_only=True)
+class AdaptReport:
+    """What an adaptation did."""
+
+    steps_asked: int
+    steps: int = 0
+    bad_steps: int = 0  # skipped because the loss was not finite
+    stopped_by: str = "all steps done"
+    losses: list[float] = field(default_factory=list)
+    patch: tuple[int, int, int] | None = None  # of the last step
+    micro_batch: int = 0
+
+
+def cut_patch(
+    frames: np.ndarray, start: tuple[int, int, int], size: tuple[int, int, int]
+) -> np.ndarray:
+    """A patch of a stack [T,H,W]; where the stack is shorter than the patch it is mirrored."""
+    for axis, (length, side) in enumerate(zip(frames.shape, size, strict=True)):
+        if length >= side:
+            index = slice(start[axis], start[axis] + side)
+            frames = frames[(slice(None),) * axis + (index,)]
+        else:
+            frames = frames.take(mirror_index(length, 0, side - length), axis=axis)
+    return frames
+
+
+def sample_patches(
+    frames: np.ndarray,
+    scale: IntensityScale,
+    size: tuple[int, int, int],
+    batch: int,
+    generator: torch.Generator,
+    image: np.ndarray | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Random normalised patches [B,1,t,h,w] of a stack, turned and mirrored in the plane.
+
+    Never reversed in time: transients rise fast and decay slowly. With `image` [H,W] also its
+    cuts at the same places, turned alike, [B,1,1,h,w].
+    """
+    patches, cuts = [], []
+    turns = (0, 1, 2, 3) if size[1] == size[2] else (0, 2)
+    for _ in range(batch):
+        t, h, w = (
+            int(torch.randint(max(1, length - side + 1), (), generator=generator))
+            for length, side in zip(frames.shape, size, strict=True)
+        )
+        turn = turns[int(torch.randint(len(turns), (), generator=generator))]
+        is_flipped = bool(torch.randint(2, (), generator=generator))
+
+        def oriented(values: np.ndarray, turn: int = turn, is_flipped: bool = is_flipped) -> Tensor:
+            values = np.rot90(scale.apply(values), turn, axes=(1, 2))
+            values = values[:, :, ::-1] if is_flipped else values
+            return torch.from_numpy(np.ascontiguousarray(values))[None]  # [1,t,h,w]
+
+        patches.append(oriented(cut_patch(frames, (t, h, w), size)))
+        if image is not None:
+            cuts.append(oriented(cut_patch(image[None], (0, h, w), (1, size[1], size[2]))))
+    return torch.stack(patches), torch.stack(cuts) if cuts else None
+
+
+def _learning_rate(stage: Stage, step: int) -> float:
+    if stage.final_learning_rate is None:
+        return stage.learning_rate
+    phase = 0.5 * (1 + math.cos(math.pi * step / max(1, stage.steps)))
+    return stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * phase
+
+
+@dataclass
+class _Adapter:
+    """One adaptation under way."""
+
+    net: nn.Module
+    frames: np.ndarray
+    scale: IntensityScale
+    config: AdaptConfig
+    device: Device
+    generator: torch.Generator
+    micro_batch: int
+
+    def __post_init__(self) -> None:
+        self.patch = self.config.patch
+        self.median: np.ndarray | None = None
+        self.optimiser = torch.optim.AdamW(
+            self.net.parameters(), lr=1e-4, weight_decay=self.config.weight_decay
+        )
+
+    def _loss(self, part: slice, noisy: Tensor, median: Tensor | None, coords: Tensor | None,
+              masked: Tensor | None) -> Tensor:  # fmt: skip
+        """The loss of a part of the batch, weighted so that the parts' sum is the batch's mean."""
+        target = self.device.torch_device
+        if masked is None or coords is None:
+            assert median is not None
+            difference = self.net(noisy[part].to(target)) - median[part].to(target)
+            return difference.abs().mean() * (part.stop - part.start) / len(noisy)
+        inside = coords[(coords[:, 0] >= part.start) & (coords[:, 0] < part.stop)]
+        share = len(inside) / len(coords)
+        inside = inside - torch.tensor([part.start, 0, 0, 0])
+        prediction = self.net(masked[part].to(target))
+        return share * blindspot_loss(prediction, noisy[part].to(target), inside.to(target))
+
+    def _gradients(self, kind: str) -> float:
+        """Draw a batch, leave its gradients in the network, return the loss."""
+        noisy, median = sample_patches(
+            self.frames, self.scale, self.patch, self.config.batch, self.generator,
+            self.median if kind == "warm_up" else None,
+        )  # fmt: skip
+        coords = masked = None
+        if kind == "blindspot":
+            mask = self.config.mask
+            coords = draw_mask(tuple(noisy.shape), mask.cell, self.generator)
+            masked = fill_masked(
+                noisy, coords, draw_sources(coords, self.patch, mask.radius, self.generator)
+            )
+        while True:  # until it fits the memory
+            self.optimiser.zero_grad(set_to_none=True)
+            total = 0.0
+            try:
+                for start in range(0, len(noisy), self.micro_batch):
+                    part = slice(start, min(len(noisy), start + self.micro_batch))
+                    loss = self._loss(part, noisy, median, coords, masked)
+                    loss.backward()
+                    total += float(loss.detach())
+                return total
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.micro_batch == 1:
+                    raise
+            release_memory(self.device)
+            self.micro_batch = max(1, self.micro_batch // 2)
+            logger.warning("  out of memory: %d patches at a time from here on", self.micro_batch)
+
+    def _shrink_patch(self) -> bool:
+        """Halve the patch in the plane; False where it is as small as is useful."""
+        t, h, w = self.patch
+        stride = cast(tuple[int, int, int], self.net.stride)
+        if min(h, w) // 2 < 16 or (h // 2) % stride[1] or (w // 2) % stride[2]:
+            return False
+        self.optimiser.zero_grad(set_to_none=True)
+        release_memory(self.device)
+        self.patch = (t, h // 2, w // 2)
+        logger.warning("  out of memory: patches of %s from here on", self.patch)
+        return True
+
+    def step(self, stage: Stage, number: int) -> float:
+        """One iteration; the loss, which is not finite where the step was skipped."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = _learning_rate(stage, number)
+        while True:
+            try:
+                loss = self._gradients(stage.kind)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or not self._shrink_patch():
+                    raise
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.gradient_clip)
+        if not (math.isfinite(loss) and math.isfinite(float(norm))):
+            return math.nan
+        self.optimiser.step()
+        return loss
+
+
+def adapt(
+    net: nn.Module,
+    frames: np.ndarray,
+    scale: IntensityScale,
+    *,
+    stages: tuple[Stage, ...],
+    config: AdaptConfig,
+    device: Device,
+    budget: Budget,
+    seed: int,
+    micro_batch: int,
+    is_pretrained: bool,
+) -> AdaptReport:
+    """Train `net` in place on one noisy stack [T,H,W]; only the stack's own voxels are used.
+
+    Stops early when the budget is spent. A pretrained network that diverges gets its weights
+    back, which the report says.
+
+    Raises AdaptError where a network without pretraining diverges or learns nothing in time.
+    """
+    report = AdaptReport(steps_asked=sum(stage.steps for stage in stages), micro_batch=micro_batch)
+    pretrained = copy.deepcopy(net.state_dict()) if is_pretrained else None
+    adapter = _Adapter(
+        net, frames, scale, config, device, torch.Generator().manual_seed(seed), micro_batch
+    )
+    progress = Progress("adapting", report.steps_asked, "iterations")
+    bad_in_a_row = 0
+    net.train()
+    for stage in stages:
+        if stage.kind == "warm_up" and stage.steps and not budget.expired:
+            adapter.median = temporal_median(frames)
+        for number in range(stage.steps):
+            if budget.expired:
+                report.stopped_by = "time limit"
+                break
+            loss = adapter.step(stage, number)
+            report.steps += 1
+            if math.isfinite(loss):
+                bad_in_a_row = 0
+                report.losses.append(loss)
+            else:
+                bad_in_a_row += 1
+                report.bad_steps += 1
+            if bad_in_a_row == MAX_BAD_STEPS:
+                report.stopped_by = "divergence"
+                break
+            progress.update(report.steps, f"loss {loss:.4g}")
+        if report.stopped_by != "all steps done":
+            break
+    net.eval()
+    report.patch, report.micro_batch = adapter.patch, adapter.micro_batch
+    if report.stopped_by == "divergence":
+        if pretrained is None:
+            raise AdaptError(
+                f"training diverged after {report.steps} iterations and there is no checkpoint to "
+                f"go back to; try another --seed or provide a checkpoint"
+            )
+        net.load_state_dict(pretrained)
+        logger.warning("  adaptation diverged; back to the checkpoint as it is")
+    if not is_pretrained and not report.losses:
+        raise AdaptError(
+            "without a checkpoint the network knows nothing, and it had no iteration to learn in "
+            f"({report.stopped_by}); provide a checkpoint, or raise --steps and --time-limit"
+        )
+    return report

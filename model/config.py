@@ -1,0 +1,177 @@
+"""Every number of a run: the operator's settings and the table of methods.
+
+Nothing here computes; a change of a published number belongs on this page and in the commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+PLATFORM_SECONDS = 1140.0  # the platform's 20 minutes less a margin for start-up and the upload
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormaliseConfig:
+    """Percentiles of the whole stack that become 0 and 1; nothing is clipped."""
+
+    low_percentile: float = 0.5
+    high_percentile: float = 99.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """Noise2Void's blind spots."""
+
+    cell: tuple[int, int, int] = (4, 4, 4)  # one masked voxel per cell: 1/64, the article's density
+    radius: int = 2  # a masked voxel takes the value of a neighbour at most this far away
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stretch of adaptation with one loss."""
+
+    kind: Literal["warm_up", "blindspot"]
+    steps: int
+    learning_rate: float
+    final_learning_rate: float | None = None  # cosine over the stage down to this; None: constant
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """How a network is adapted to one stack."""
+
+    patch: tuple[int, int, int] = (32, 64, 64)
+    batch: int = 1
+    weight_decay: float = 1e-4
+    gradient_clip: float = 1.0  # global norm
+    mask: MaskConfig = field(default_factory=MaskConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileConfig:
+    """Sliding windows of inference; [T,H,W] as in training, on which attention depends."""
+
+    size: tuple[int, int, int] = (32, 64, 64)
+    overlap: float = 0.5  # in all three axes
+    # Tried in turn when the time left is too short for the one before: about 1, 1/2, 1/3 and 1/5
+    # of the windows.
+    reduced_overlaps: tuple[float, ...] = (0.375, 0.25, 0.125)
+    largest_batch: int = 16  # windows at a time on a GPU; beyond, nothing is gained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One published system: its network and what one run does with it."""
+
+    network: str  # a key of ARCHITECTURES
+    network_config: Mapping[str, Any] = field(default_factory=dict)  # where it is not the default
+    normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    stages: tuple[Stage, ...]  # from a checkpoint
+    scratch_stages: tuple[Stage, ...]  # without one
+    tile: TileConfig = field(default_factory=TileConfig)
+    # Largest memory per voxel of a patch or window, from which batches are chosen.
+    training_bytes_per_voxel: int
+    inference_bytes_per_voxel: int
+
+
+METHODS: dict[str, Method] = {
+    "restormer3d": Method(
+        network="restormer3d",
+        stages=(Stage(kind="blindspot", steps=800, learning_rate=1e-4),),
+        scratch_stages=(
+            Stage(kind="warm_up", steps=400, learning_rate=3e-4),
+            Stage(kind="blindspot", steps=4000, learning_rate=3e-4, final_learning_rate=1e-6),
+        ),
+        training_bytes_per_voxel=50_000,
+        inference_bytes_per_voxel=6_000,
+    ),
+}
+
+
+class UsageError(ValueError):
+    """The command line or the environment asks for something that does not exist."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{message}; see --help")
+
+
+def _knob(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
+    """A field the operator may set, by flag or by a DENOISE_ variable."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+def _number_of_seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
+
+
+def _whole_number(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What the operator may set; a flag beats its DENOISE_ variable beats the default."""
+
+    input_dir: Path = _knob(Path("/input"), "folder with the noisy stacks")
+    output_dir: Path = _knob(Path("/output"), "folder for the results")
+    method: str = _knob("restormer3d", "which system denoises", tuple(METHODS))
+    steps: int | None = _knob(
+        None, "adaptation iterations per stack instead of the method's own; 0: the checkpoint as is"
+    )
+    time_limit: float | None = _knob(
+        None,
+        "seconds for the whole job, 0: none (default: "
+        f"{PLATFORM_SECONDS:.0f} for input laid out the platform's way, else none)",
+    )
+    device: str = _knob("auto", "where to compute", ("auto", "cpu", "cuda"))
+    seed: int = _knob(0, "seed of every random choice; the same for each stack")
+    log_level: str = _knob("info", "how much to say", ("debug", "info", "warning", "error"))
+    weights: Path | None = _knob(
+        None, "folder of checkpoints (default: /opt/ml/model if it holds one, else the shipped one)"
+    )
+
+    @classmethod
+    def parse(cls, argv: Sequence[str], env: Mapping[str, str]) -> RunConfig:
+        """Settings from the command line and the environment.
+
+        Raises UsageError for an unknown flag, variable or value; SystemExit(0) after --help.
+        """
+        types: dict[str, Callable[[str], Any]] = {
+            "input_dir": Path, "output_dir": Path, "weights": Path, "seed": _whole_number,
+            "steps": _whole_number, "time_limit": _number_of_seconds,
+        }  # fmt: skip
+        known = {f"DENOISE_{knob.name.upper()}": knob.name for knob in fields(cls)}
+        if strays := sorted(k for k in env if k.startswith("DENOISE_") and k not in known):
+            raise UsageError(f"unknown settings {', '.join(strays)}; known: {', '.join(known)}")
+        parser = _Parser(
+            prog="process.py",
+            description="Denoise every two-photon stack in a folder.",
+            epilog="Each flag also as DENOISE_... in the environment, e.g. DENOISE_TIME_LIMIT=0.",
+            allow_abbrev=False,
+        )
+        for knob in fields(cls):
+            parser.add_argument(
+                f"--{knob.name.replace('_', '-')}",
+                type=types.get(knob.name, str),
+                choices=knob.metadata["choices"],
+                default=knob.default,
+                help=knob.metadata["help"].replace("%", "%%"),
+            )
+        # A variable is handed over as a flag before the real ones, so both are checked alike.
+        flags = [
+            f"--{name.replace('_', '-')}={env[key]}" for key, name in known.items() if key in env
+        ]
+        return cls(**vars(parser.parse_args([*flags, *argv])))

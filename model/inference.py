@@ -1,0 +1,164 @@
+"""Runs a network over a stack in overlapping windows and gives the blended frames back in order.
+
+Streams in time: the windows of one time start are finished before the next begins, so no more
+than a window's length of frames is ever held, however long the recording.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.blending import BlendAccumulator, gaussian_window, hann_window
+from model.config import TileConfig
+from model.device import Device, is_out_of_memory, release_memory
+from model.normalise import IntensityScale
+from model.progress import Progress
+from model.tiling import AxisPlan, plan_axis
+
+logger = logging.getLogger(__name__)
+
+
+class InferenceError(RuntimeError):
+    """The network gives no usable result; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowGrid:
+    """All windows over one stack: every combination of a start in time, rows and columns."""
+
+    time: AxisPlan
+    rows: AxisPlan
+    columns: AxisPlan
+
+    @classmethod
+    def over(cls, shape: tuple[int, int, int], tile: TileConfig, overlap: float) -> WindowGrid:
+        """The grid for a stack [T,H,W]: mirrored at both ends in time, in space only if short."""
+        return cls(
+            time=plan_axis(shape[0], tile.size[0], overlap, pad=True),
+            rows=plan_axis(shape[1], tile.size[1], overlap, pad=False),
+            columns=plan_axis(shape[2], tile.size[2], overlap, pad=False),
+        )
+
+    @property
+    def num_windows(self) -> int:
+        """How often the network runs."""
+        return self.time.num_windows * self.rows.num_windows * self.columns.num_windows
+
+    @property
+    def corners(self) -> list[tuple[int, int]]:
+        """Starts in rows and columns of the windows of one time start."""
+        return list(product(self.rows.starts, self.columns.starts))
+
+
+class _Slabs:
+    """Normalised frames under one time start, mirrored where the stack ends, on the device."""
+
+    def __init__(
+        self, frames: np.ndarray, scale: IntensityScale, grid: WindowGrid, device: Device
+    ) -> None:
+        self._frames, self._scale, self._device = frames, scale, device
+        self._size = grid.time.size
+        self._times = np.asarray(grid.time.source_index)
+        self._rows, self._columns = grid.rows.source_index, grid.columns.source_index
+
+    def at(self, start: int) -> Tensor:
+        """[t,H,W] float32 from a start in padded time; H and W padded to at least a window."""
+        block = self._scale.apply(self._frames[self._times[start : start + self._size]])
+        if len(self._rows) != block.shape[1] or len(self._columns) != block.shape[2]:
+            block = block[:, self._rows][:, :, self._columns]
+        return torch.from_numpy(block).to(self._device.torch_device)
+
+
+def _cut(slab: Tensor, corners: list[tuple[int, int]], grid: WindowGrid) -> Tensor:
+    h, w = grid.rows.size, grid.columns.size
+    return torch.stack([slab[None, :, y : y + h, x : x + w] for y, x in corners])  # [b,1,t,h,w]
+
+
+@torch.inference_mode()
+def seconds_per_window(
+    net: nn.Module,
+    frames: np.ndarray,
+    scale: IntensityScale,
+    grid: WindowGrid,
+    device: Device,
+    tile_batch: int,
+) -> float:
+    """Measured on the stack's own first windows, after one that only warms up."""
+    slab = _Slabs(frames, scale, grid, device).at(0)
+    net.eval()
+    net(_cut(slab, grid.corners[:1], grid))
+    corners = grid.corners[:tile_batch]
+    begin = time.perf_counter()
+    net(_cut(slab, corners, grid)).sum().item()  # the sum waits for the GPU
+    return (time.perf_counter() - begin) / len(corners)
+
+
+@torch.inference_mode()
+def infer(
+    net: nn.Module,
+    frames: np.ndarray,
+    scale: IntensityScale,
+    grid: WindowGrid,
+    *,
+    device: Device,
+    tile_batch: int,
+) -> Iterator[np.ndarray]:
+    """Denoised frames [n,H,W] float32 in the network's units, in order, each exactly once.
+
+    Hann in time, Gaussian in space, divided by the accumulated weight. Out of memory halves the
+    number of windows at a time.
+
+    Raises InferenceError where not even one window fits, or the network gives NaN or Inf.
+    """
+    net.eval()
+    windows = (
+        hann_window(grid.time.size),
+        gaussian_window(grid.rows.size),
+        gaussian_window(grid.columns.size),
+    )
+    blend = BlendAccumulator(grid.time, grid.rows, grid.columns, windows, device.torch_device)
+    slabs = _Slabs(frames, scale, grid, device)
+    corners = grid.corners
+    progress = Progress("denoising", grid.num_windows, "windows")
+    num_done = 0
+    for start in grid.time.starts:
+        slab = slabs.at(start)
+        position = 0
+        while position < len(corners):
+            batch = corners[position : position + tile_batch]
+            try:
+                denoised = net(_cut(slab, batch, grid))  # [b,1,t,h,w]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if tile_batch == 1:
+                    raise InferenceError(
+                        f"out of memory with one window of {slab.shape[0]}x{grid.rows.size}x"
+                        f"{grid.columns.size} on {device.name}; free memory there or use "
+                        f"--device cpu"
+                    ) from error
+                tile_batch //= 2
+                release_memory(device)
+                logger.warning("  out of memory: %d windows at a time from here on", tile_batch)
+                continue
+            for (y, x), values in zip(batch, denoised, strict=True):
+                blend.add(y, x, values[0])
+            position += len(batch)
+            num_done += len(batch)
+            progress.update(num_done)
+        finished = blend.advance()
+        if finished is not None:
+            if not bool(torch.isfinite(finished).all()):
+                raise InferenceError(
+                    "the network gave values that are not finite; try --steps 0, which leaves "
+                    "the checkpoint as it is, and report the stack"
+                )
+            yield finished.cpu().numpy()

@@ -1,0 +1,199 @@
+"""Denoises one stack from file to file: the only place where the stages meet."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from model.adapt import AdaptError, AdaptReport, adapt
+from model.architectures import build
+from model.budget import Budget, StackPlan, plan_stack
+from model.checkpoint import Checkpoint, load_network
+from model.config import Method, Stage
+from model.device import Device, fitting_batch, peak_bytes, place, reset_peak
+from model.inference import InferenceError, WindowGrid, infer, seconds_per_window
+from model.normalise import IntensityScale, fit_scale
+from model.progress import clock_text
+from model.report import StackRecord, thinned
+from model.result_writer import open_result
+from model.stack import Stack, StackError
+from model.stack_io import StackPaths, read_stack
+
+logger = logging.getLogger(__name__)
+
+CONSTANT_BLOCK = 64  # frames at a time when a constant stack is copied
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoiser:
+    """Everything that is the same for all stacks of a job."""
+
+    name: str  # the method's
+    method: Method
+    checkpoint: Checkpoint | None
+    device: Device
+    seed: int
+    steps: int | None  # the operator's, instead of the method's
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The adaptation of one stack; with `steps` the stages keep their proportions."""
+        stages = self.method.stages if self.checkpoint else self.method.scratch_stages
+        if self.steps is None:
+            return stages
+        total = sum(stage.steps for stage in stages)
+        ends = np.cumsum([0, *(stage.steps for stage in stages)]) * self.steps / max(1, total)
+        counts = np.diff(np.rint(ends).astype(int)).tolist()
+        return tuple(replace(stage, steps=n) for stage, n in zip(stages, counts, strict=True))
+
+    def denoise(self, paths: StackPaths, budget: Budget, record: StackRecord) -> None:
+        """Read, adapt, denoise and write one stack, noting in `record` what was done.
+
+        Raises StackError with what is wrong and what to do; then nothing was written.
+        """
+        try:
+            self._denoise(paths, budget, record)
+        except (AdaptError, InferenceError) as error:
+            raise StackError(f"{paths.source.name}: {error}") from error
+        except MemoryError as error:
+            raise StackError(
+                f"{paths.source.name}: out of memory ({error}); give the job more memory or cut "
+                f"the recording into shorter files"
+            ) from error
+
+    def _denoise(self, paths: StackPaths, budget: Budget, record: StackRecord) -> None:
+        if paths.problem is not None:
+            raise StackError(paths.problem)
+        reset_peak(self.device)
+        with record.timed("read"):
+            stack = read_stack(paths.source)
+        record.shape, record.dtype = stack.shape, str(stack.dtype)
+        record.voxels_replaced = stack.num_replaced
+        logger.info("  %s %s", "x".join(map(str, stack.shape)), stack.dtype)
+        if stack.num_replaced:
+            logger.warning(
+                "  %d voxels are NaN or infinite: replaced by the median", stack.num_replaced
+            )
+        with record.timed("normalise"):
+            percentiles = self.method.normalise
+            scale = fit_scale(stack.frames, percentiles.low_percentile, percentiles.high_percentile)
+        record.percentiles = {
+            f"p{percentiles.low_percentile:g}": scale.offset,
+            f"p{percentiles.high_percentile:g}": scale.offset + scale.gain,
+        }
+        if scale.is_constant:
+            logger.warning("  every voxel has the same value: written unchanged")
+            with record.timed("write"):
+                _copy(paths, stack)
+            record.status = "unchanged"
+        else:
+            self._adapt_and_infer(paths, stack, scale, budget, record)
+            record.status = "denoised"
+        record.result = str(paths.target)
+        record.peak_host_bytes, record.peak_device_bytes = peak_bytes(self.device)
+
+    def _adapt_and_infer(
+        self,
+        paths: StackPaths,
+        stack: Stack,
+        scale: IntensityScale,
+        budget: Budget,
+        record: StackRecord,
+    ) -> None:
+        method, device = self.method, self.device
+        # Fresh for every stack: no stack teaches the next.
+        net = load_network(self.checkpoint) if self.checkpoint else build(method.network)
+        net = place(net, device)
+        tile_batch = fitting_batch(
+            device, math.prod(method.tile.size), method.inference_bytes_per_voxel,
+            method.tile.largest_batch if device.is_cuda else 1,
+        )  # fmt: skip
+        with record.timed("plan"):
+            plan = self._plan(net, stack, scale, budget, tile_batch, record)
+        with record.timed("adapt"):
+            report = adapt(
+                net,
+                stack.frames,
+                scale,
+                stages=self.stages(),
+                config=method.adapt,
+                device=device,
+                budget=Budget(plan.adapt_seconds),
+                seed=self.seed,
+                micro_batch=fitting_batch(
+                    device, math.prod(method.adapt.patch), method.training_bytes_per_voxel,
+                    method.adapt.batch,
+                ),
+                is_pretrained=self.checkpoint is not None,
+            )  # fmt: skip
+        _note_adaptation(record, report)
+        grid = WindowGrid.over(stack.shape, method.tile, plan.overlap)
+        record.overlap, record.windows = plan.overlap, grid.num_windows
+        blocks = infer(net, stack.frames, scale, grid, device=device, tile_batch=tile_batch)
+        with open_result(paths.target, stack) as result:
+            while True:
+                with record.timed("infer"):
+                    block = next(blocks, None)
+                if block is None:
+                    break
+                with record.timed("write"):
+                    result.append(scale.invert(block))
+
+    def _plan(
+        self,
+        net: nn.Module,
+        stack: Stack,
+        scale: IntensityScale,
+        budget: Budget,
+        tile_batch: int,
+        record: StackRecord,
+    ) -> StackPlan:
+        """How the time that is left for this stack is spent; without a limit nothing is timed."""
+        tile = self.method.tile
+        if math.isinf(budget.remaining()):
+            return StackPlan(overlap=tile.overlap, inference_seconds=0.0, adapt_seconds=math.inf)
+        grid = WindowGrid.over(stack.shape, tile, tile.overlap)
+        each = seconds_per_window(net, stack.frames, scale, grid, self.device, tile_batch)
+        plan = plan_stack(
+            budget.remaining(),
+            each,
+            lambda overlap: WindowGrid.over(stack.shape, tile, overlap).num_windows,
+            (tile.overlap, *tile.reduced_overlaps),
+        )
+        logger.info(
+            "  %s for this stack: about %s to denoise it, %s to adapt",
+            clock_text(budget.remaining()),
+            clock_text(plan.inference_seconds),
+            clock_text(max(0.0, plan.adapt_seconds)),
+        )
+        if plan.overlap != tile.overlap:
+            record.shortened.append(f"overlap {tile.overlap} lowered to {plan.overlap}")
+        if plan.is_late:
+            record.shortened.append("inference alone takes longer than the time limit")
+            logger.warning(
+                "  WARNING: denoising alone needs about %s, %s are left; going on all the same",
+                clock_text(plan.inference_seconds), clock_text(budget.remaining()),
+            )  # fmt: skip
+        return plan
+
+
+def _copy(paths: StackPaths, stack: Stack) -> None:
+    with open_result(paths.target, stack) as result:
+        for start in range(0, len(stack.frames), CONSTANT_BLOCK):
+            result.append(stack.frames[start : start + CONSTANT_BLOCK].astype(np.float64))
+
+
+def _note_adaptation(record: StackRecord, report: AdaptReport) -> None:
+    record.steps_asked, record.steps_done = report.steps_asked, report.steps
+    record.steps_skipped, record.stopped_by = report.bad_steps, report.stopped_by
+    record.patch, record.loss_curve = report.patch, thinned(report.losses)
+    if report.stopped_by == "time limit":
+        record.shortened.append(f"adaptation {report.steps_asked} to {report.steps} iterations")
+    if report.steps_asked:
+        logger.info(
+            "  adapted %d of %d iterations, stopped by: %s",
+            report.steps, report.steps_asked, report.stopped_by,
+        )  # fmt: skip

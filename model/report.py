@@ -1,0 +1,84 @@
+"""The run's record `denoising.json`: what was done to every stack, with what, and how long it took.
+
+Rewritten after every stack, so that a job that is stopped leaves the record of what it finished.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+RECORD_NAME = "denoising.json"
+MAX_CURVE_POINTS = 200
+
+
+@dataclass(kw_only=True)
+class StackRecord:
+    """One stack; fields stay None where the run did not get that far."""
+
+    file: str
+    status: str = "failed"  # "denoised", "unchanged" (constant stack) or "failed"
+    error: str | None = None
+    result: str | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+    voxels_replaced: int | None = None  # not finite in the input
+    percentiles: dict[str, float] | None = None  # of the whole stack, in its own units
+    steps_asked: int | None = None
+    steps_done: int | None = None
+    steps_skipped: int | None = None  # loss not finite
+    stopped_by: str | None = None
+    patch: tuple[int, int, int] | None = None
+    loss_curve: list[float] | None = None  # means of equal stretches, at most 200
+    overlap: float | None = None
+    windows: int | None = None
+    shortened: list[str] = field(default_factory=list)  # what the time limit took away
+    seconds: dict[str, float] = field(default_factory=dict)  # per stage
+    peak_host_bytes: int | None = None  # of the process so far
+    peak_device_bytes: int | None = None
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to a stage's seconds."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            taken = time.perf_counter() - begin
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + taken, 3)
+
+
+@dataclass(kw_only=True)
+class JobRecord:
+    """The whole job."""
+
+    method: str
+    seed: int
+    time_limit: float | None  # seconds
+    device: str
+    device_reason: str
+    driver: str | None
+    torch_version: str
+    checkpoint: str | None = None  # file; None: trained from scratch on every stack
+    checkpoint_sha256: str | None = None
+    checkpoint_provenance: dict[str, Any] | None = None
+    stopped_by: str | None = None  # a signal, where one ended the job
+    stacks: list[StackRecord] = field(default_factory=list)
+
+    def write(self, folder: Path) -> None:
+        """Replace the record in a folder, whole or not at all."""
+        temporary = folder / f".{RECORD_NAME}.tmp"
+        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(folder / RECORD_NAME)
+
+
+def thinned(values: list[float]) -> list[float]:
+    """At most 200 means of equal stretches of a curve, rounded to six digits."""
+    length = max(1, -(-len(values) // MAX_CURVE_POINTS))
+    parts = [values[i : i + length] for i in range(0, len(values), length)]
+    return [float(f"{sum(part) / len(part):.6g}") for part in parts]

@@ -1,0 +1,57 @@
+"""The command line, its environment variables, and the numbers that were promised."""
+
+from pathlib import Path
+
+import pytest
+
+from model.config import METHODS, RunConfig, UsageError
+
+
+def test_defaults_are_those_of_the_container() -> None:
+    config = RunConfig.parse([], {})
+    assert (config.input_dir, config.output_dir) == (Path("/input"), Path("/output"))
+    assert (config.method, config.device, config.seed) == ("restormer3d", "auto", 0)
+    assert (config.steps, config.time_limit, config.weights) == (None, None, None)
+
+
+def test_a_flag_beats_its_variable_which_beats_the_default() -> None:
+    env = {"DENOISE_STEPS": "7", "DENOISE_SEED": "3", "PATH": "/bin"}
+    config = RunConfig.parse(["--steps", "0"], env)
+    assert (config.steps, config.seed) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "message"),
+    [
+        ([], {"DENOISE_STEP": "3"}, "unknown settings DENOISE_STEP; known: .*DENOISE_STEPS"),
+        (["--speed", "3"], {}, "unrecognized arguments: --speed 3"),
+        (["--step", "3"], {}, "unrecognized arguments"),  # no abbreviations to grow apart
+        (["--steps", "-1"], {}, "steps: invalid _whole_number value: '-1'"),
+        ([], {"DENOISE_STEPS": "many"}, "steps: invalid _whole_number value: 'many'"),
+        (["--time-limit", "nan"], {}, "time-limit: invalid"),
+        (["--method", "unet9"], {}, "method: invalid choice: 'unet9'"),
+        ([], {"DENOISE_DEVICE": "tpu"}, "device: invalid choice: 'tpu'"),
+    ],
+)
+def test_a_wrong_setting_is_named(argv: list[str], env: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        RunConfig.parse(argv, env)
+
+
+def test_restormer3d_adapts_800_iterations_at_1e_4() -> None:  # C2
+    (stage,) = METHODS["restormer3d"].stages
+    assert (stage.kind, stage.steps, stage.learning_rate) == ("blindspot", 800, 1e-4)
+    assert stage.final_learning_rate is None
+
+
+def test_without_a_checkpoint_it_learns_400_and_4000_iterations() -> None:  # C7
+    stages = METHODS["restormer3d"].scratch_stages
+    assert [(stage.kind, stage.steps) for stage in stages] == [
+        ("warm_up", 400),
+        ("blindspot", 4000),
+    ]
+
+
+def test_restormer3d_normalises_by_the_published_percentiles() -> None:  # C3
+    normalise = METHODS["restormer3d"].normalise
+    assert (normalise.low_percentile, normalise.high_percentile) == (0.5, 99.5)
