@@ -140,8 +140,8 @@ def fit_scale(frames: np.ndarray, low: float = 0.5, high: float = 99.5) -> Inten
 def _median_over_time(frames: np.ndarray) -> np.ndarray:
     """Median of every pixel of [T,h,W]: float64 [h,W]."""
     middle = len(frames) // 2
-    # Each pixel's course in one run of memory: a partition down the columns of [T,h*W] takes
-    # about twice as long, this copy included.
+    # Each pixel's course in one run of memory: about a tenth less time than a partition
+    # along the first axis, this copy included.
     courses = np.array(frames.transpose(1, 2, 0), frames.dtype.newbyteorder("="), order="C")
     courses.partition(middle, axis=-1)  # [h,W,T]
     centre = courses[..., middle].astype(np.float64)

@@ -135,6 +135,17 @@ def test_a_stack_of_one_value_is_constant(value: int) -> None:
     assert fit_scale(np.full((3, 4, 5), value, np.int16)).is_constant
 
 
+@pytest.mark.parametrize("dtype", ["<u2", "<f4"])
+def test_sparse_photon_counts_are_scaled_by_their_range_and_not_taken_for_constant(
+    dtype: str,
+) -> None:
+    frames = np.zeros((10, 20, 20), dtype)
+    frames[3, 4, 5] = 7  # far fewer than one voxel in 200
+    scale = fit_scale(frames)
+    assert (scale.low, scale.high) == (0, 7)
+    assert not scale.is_constant
+
+
 def test_contrast_below_a_millionth_of_the_brightness_counts_as_constant() -> None:
     assert IntensityScale(offset=1e6, gain=1.0).is_constant
     assert not IntensityScale(offset=1e6, gain=1.1).is_constant
