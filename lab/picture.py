@@ -1,0 +1,43 @@
+"""Put frames side by side as a PNG:  python -m lab.picture OUT.png FRAME STACK.tif [STACK.tif ...].
+
+All in one grey scale, that of the last stack, which is the truth or the best there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+
+from model.stack_io import read_stack
+
+ENLARGED = 4  # screen pixels per voxel
+GAP = 8  # screen pixels between frames
+
+
+def side_by_side(frames: list[np.ndarray]) -> np.ndarray:
+    """Frames [H,W] as one uint8 image; black and white are the last one's extremes but 1 and 0.2 %."""
+    low, high = np.percentile(frames[-1], [1.0, 99.8])
+    parts: list[np.ndarray] = []
+    for frame in frames:
+        grey = np.clip((frame - low) / (high - low), 0, 1) * 255
+        large = np.rint(grey).astype(np.uint8).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+        parts += [large, np.full((len(large), GAP), 255, np.uint8)]
+    return np.ascontiguousarray(np.hstack(parts[:-1]))
+
+
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(description="Frames of several stacks side by side.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("frame", type=int)
+    parser.add_argument("stacks", type=Path, nargs="+")
+    args = parser.parse_args()
+    frames = [read_stack(path).frames[args.frame].astype(np.float64) for path in args.stacks]
+    args.out.write_bytes(imagecodecs.png_encode(side_by_side(frames)))
+
+
+if __name__ == "__main__":
+    main()
