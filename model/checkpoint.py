@@ -135,4 +135,5 @@ def save_checkpoint(
     tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
     temporary = path.with_name(f".{path.name}.tmp")
     safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+    temporary.chmod(0o644)  # the library makes it private, the image's user must read it
     temporary.replace(path)

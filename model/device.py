@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 from dataclasses import dataclass
@@ -87,10 +88,26 @@ def pick_device(wanted: str) -> Device:
     )
 
 
+def _keep_freed_memory() -> None:
+    """Let the C library reuse large blocks instead of asking the kernel for zeroed ones each time.
+
+    Activations of a window are tens of megabytes each, and a third of the time went into page
+    faults: 3.3 against 2.0 s for one window on two cores.
+    """
+    m_trim_threshold, m_mmap_threshold, most = -1, -3, 2**31 - 1
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # not glibc: slower, no more
+    mallopt(m_mmap_threshold, 2**30)
+    mallopt(m_trim_threshold, most)
+
+
 def place(net: nn.Module, device: Device) -> nn.Module:
     """The network on the device, in the memory layout that is fastest there."""
     if device.is_cuda:
         return net.to(device.torch_device)
+    _keep_freed_memory()
     # Twice as fast for the whole network, 30 times for a depth-wise convolution alone.
     return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
