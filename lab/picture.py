@@ -18,7 +18,7 @@ GAP = 8  # screen pixels between frames
 
 
 def side_by_side(frames: list[np.ndarray]) -> np.ndarray:
-    """Frames [H,W] as one uint8 image; black and white are the last one's extremes but 1 and 0.2 %."""
+    """Frames [H,W] as one uint8 image, black and white being nearly the last one's extremes."""
     low, high = np.percentile(frames[-1], [1.0, 99.8])
     parts: list[np.ndarray] = []
     for frame in frames:
