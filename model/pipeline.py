@@ -14,7 +14,7 @@ from model.architectures import build
 from model.budget import Budget, StackPlan, plan_stack
 from model.checkpoint import Checkpoint, load_network
 from model.config import Method, Stage
-from model.device import Device, fitting_batch, peak_bytes, place, reset_peak
+from model.device import Device, fitting_batch, is_out_of_memory, peak_bytes, place, reset_peak
 from model.inference import InferenceError, WindowGrid, infer, seconds_per_window
 from model.normalise import IntensityScale, fit_scale
 from model.progress import clock_text
@@ -54,14 +54,24 @@ class Denoiser:
 
         Raises StackError with what is wrong and what to do; then nothing was written.
         """
+        name = paths.source.name
         try:
             self._denoise(paths, budget, record)
+        except StackError:
+            raise
         except (AdaptError, InferenceError) as error:
-            raise StackError(f"{paths.source.name}: {error}") from error
-        except MemoryError as error:
+            raise StackError(f"{name}: {error}") from error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise StackError(
+                    f"{name}: out of memory on {self.device.name}; give the job more, use another "
+                    f"--device, or cut the recording into shorter files"
+                ) from error
+            # Whatever this is, it must not take the other stacks of a night's job with it.
+            logger.error("  unexpected:", exc_info=True)
             raise StackError(
-                f"{paths.source.name}: out of memory ({error}); give the job more memory or cut "
-                f"the recording into shorter files"
+                f"{name}: unexpected {type(error).__name__}: {error}; this is a fault of the "
+                f"program: please report it with the log"
             ) from error
 
     def _denoise(self, paths: StackPaths, budget: Budget, record: StackRecord) -> None:
