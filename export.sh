@@ -55,6 +55,8 @@ To upload, on the page of your algorithm on grand-challenge.org:
        Output interface    stacked-neuron-images-with-reduced-noise
   2. Under "Containers", "Upload a Container": choose $file.
   3. Wait until it says "Active", then run it on one stack under "Try-out Algorithm".
-A job ends by itself within the platform's usual limit of 20 minutes. Where the phase allows another
-time, the algorithm does not know: see --time-limit in README.md.
+An account that is not verified may upload 2 GB only: verify it first.
+A job keeps to the platform's usual limit of 20 minutes. For a phase with another limit, add
+  ENV DENOISE_TIME_LIMIT=<its seconds, less 60>
+to the end of the Dockerfile and export again.
 END

@@ -18,6 +18,8 @@ from model.interrupt import Interrupt
 def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     """Run one job from the command line; the exit code."""
     started = time.monotonic()
+    for stream in (sys.stdout, sys.stderr):  # the platform takes UTF-8 alone; a name may be other
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         config = RunConfig.parse(argv, env)
     except UsageError as error:
@@ -27,6 +29,7 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
         stream=sys.stdout, level=config.log_level.upper(), format="%(message)s", force=True
     )
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a terminal that was closed must not end the job in noise
     interrupt = Interrupt()
 
     # Only now: loading torch takes seconds, which --help must not, and starts threads.

@@ -43,8 +43,8 @@ class PretrainConfig:
 
     # Small patches first: most of what a denoiser learns is local, and they cost a fifth.
     curriculum: tuple[tuple[int, tuple[int, int, int]], ...] = (
-        (1500, (16, 32, 32)),
-        (450, (32, 40, 40)),
+        (1400, (16, 32, 32)),
+        (330, (32, 40, 40)),
     )
     gain_range: tuple[float, float] = (15.0, 1500.0)  # counts per photon, log-uniform
     read_range: tuple[float, float] = (30.0, 70.0)  # counts

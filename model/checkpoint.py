@@ -18,7 +18,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from model.architectures import build
+from model.architectures import ARCHITECTURES, build
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ def find_checkpoint(method: str, folders: list[Path]) -> Path | None:
 def read_checkpoint(path: Path, method: str) -> Checkpoint:
     """Read and verify one checkpoint.
 
-    Raises CheckpointError for a wrong sum, a damaged or foreign file, or another method's weights.
+    Raises CheckpointError for a wrong sum, a damaged or foreign file, another method's weights,
+    or tensors that do not fit the network.
     """
     try:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -101,23 +102,30 @@ def read_checkpoint(path: Path, method: str) -> Checkpoint:
             f"save it with model.checkpoint.save_checkpoint"
         ) from error
     if found != method:
+        hint = f", or choose --method {found}" if found in ARCHITECTURES else ""
         raise CheckpointError(
             f"{path}: holds weights of method {found!r}, expected {method!r}; put the right file "
-            f"there or choose --method {found}"
+            f"there{hint}"
         )
-    return Checkpoint(
+    checkpoint = Checkpoint(
         method=found, config=config, tensors=tensors, provenance=provenance, sha256=sha256
     )
+    try:
+        load_network(checkpoint)  # better known now than at the first stack
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; restore the file") from error
+    return checkpoint
 
 
 def load_network(checkpoint: Checkpoint) -> nn.Module:
     """A fresh network with the checkpoint's weights, on the CPU; strict about names and shapes."""
-    net = build(checkpoint.method, **checkpoint.config)
     try:
+        net = build(checkpoint.method, **checkpoint.config)
         net.load_state_dict(dict(checkpoint.tensors), strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"checkpoint of {checkpoint.method} does not fit its own configuration: {error}"
+            f"the weights do not fit the sizes that their own metadata give ({reason[:200]})"
         ) from error
     return net
 

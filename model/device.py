@@ -129,7 +129,7 @@ def free_bytes(device: Device) -> float:
 def fitting_batch(device: Device, voxels: int, bytes_per_voxel: int, largest: int) -> int:
     """How many patches of `voxels` voxels fit the free memory: 1 to `largest`."""
     room = free_bytes(device) * (1 - MEMORY_RESERVE)
-    return max(1, min(largest, int(room / (voxels * bytes_per_voxel))))
+    return max(1, int(min(largest, room / (voxels * bytes_per_voxel))))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

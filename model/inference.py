@@ -82,6 +82,28 @@ def _cut(slab: Tensor, corners: list[tuple[int, int]], grid: WindowGrid) -> Tens
     return torch.stack([slab[None, :, y : y + h, x : x + w] for y, x in corners])  # [b,1,t,h,w]
 
 
+def _run(
+    net: nn.Module, slab: Tensor, corners: list[tuple[int, int]], grid: WindowGrid, device: Device
+) -> Tensor | None:
+    """The network's answer [b,1,t,h,w] to some windows; None where they do not fit the memory.
+
+    Raises InferenceError where not even one does.
+    """
+    try:
+        return net(_cut(slab, corners, grid))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(corners) == 1:
+            raise InferenceError(
+                f"out of memory with one window of {slab.shape[0]}x{grid.rows.size}x"
+                f"{grid.columns.size} on {device.name}; free memory there or use --device cpu"
+            ) from error
+    release_memory(device)  # only here: the error above keeps its tensors alive
+    logger.warning("  out of memory: %d windows at a time from here on", len(corners) // 2)
+    return None
+
+
 @torch.inference_mode()
 def seconds_per_window(
     net: nn.Module,
@@ -91,14 +113,21 @@ def seconds_per_window(
     device: Device,
     tile_batch: int,
 ) -> float:
-    """Measured on the stack's own first windows, after one that only warms up."""
+    """Measured on the stack's own first windows, after one that only warms up.
+
+    Raises InferenceError where not even one window fits the memory.
+    """
     slab = _Slabs(frames, scale, grid, device).at(0)
     net.eval()
-    net(_cut(slab, grid.corners[:1], grid))
+    _run(net, slab, grid.corners[:1], grid, device)
     corners = grid.corners[:tile_batch]
-    begin = time.perf_counter()
-    net(_cut(slab, corners, grid)).sum().item()  # the sum waits for the GPU
-    return (time.perf_counter() - begin) / len(corners)
+    while True:
+        begin = time.perf_counter()
+        denoised = _run(net, slab, corners, grid, device)
+        if denoised is not None:
+            denoised.sum().item()  # the sum waits for the GPU
+            return (time.perf_counter() - begin) / len(corners)
+        corners = corners[: len(corners) // 2]
 
 
 @torch.inference_mode()
@@ -134,20 +163,9 @@ def infer(
         position = 0
         while position < len(corners):
             batch = corners[position : position + tile_batch]
-            try:
-                denoised = net(_cut(slab, batch, grid))  # [b,1,t,h,w]
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if tile_batch == 1:
-                    raise InferenceError(
-                        f"out of memory with one window of {slab.shape[0]}x{grid.rows.size}x"
-                        f"{grid.columns.size} on {device.name}; free memory there or use "
-                        f"--device cpu"
-                    ) from error
-                tile_batch //= 2
-                release_memory(device)
-                logger.warning("  out of memory: %d windows at a time from here on", tile_batch)
+            denoised = _run(net, slab, batch, grid, device)  # [b,1,t,h,w]
+            if denoised is None:
+                tile_batch = len(batch) // 2
                 continue
             for (y, x), values in zip(batch, denoised, strict=True):
                 blend.add(y, x, values[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,11 @@ from model.device import Device, DeviceError, make_deterministic, pick_device
 from model.pipeline import Denoiser
 from model.progress import clock_text
 from model.report import JobRecord, StackRecord
-from model.result_writer import discard_unfinished, remove_stray_temporaries
+from model.result_writer import (
+    discard_unfinished,
+    remove_stray_temporaries,
+    write_failures_named,
+)
 from model.stack import StackError
 from model.stack_io import StackPaths, find_stacks, is_platform_layout, peek_shape
 
@@ -54,14 +59,12 @@ def _check_writable(folder: Path) -> None:
     """Hours of work must not end at a folder that cannot be written."""
     probe = folder / ".denoise-probe.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise JobError(
-            f"{folder}: cannot be written ({error.strerror}); give this user the right to write "
-            f"there or choose another --output-dir", 1,
-        ) from error  # fmt: skip
+        with write_failures_named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+    except StackError as error:
+        raise JobError(str(error), 1) from error
 
 
 def _read_weights(config: RunConfig) -> tuple[Path, Checkpoint] | None:
@@ -91,8 +94,8 @@ class Job:
     def __init__(self, config: RunConfig, started: float) -> None:
         """`started` is the moment on the monotonic clock from which the time limit counts."""
         make_deterministic()
-        torch.manual_seed(config.seed)
         self.config = config
+        self._record_lock = threading.Lock()
         self.stacks = _find(config)
         limit = config.time_limit
         if limit is None:
@@ -180,7 +183,8 @@ class Job:
 
     def _write_record(self) -> None:
         try:
-            self.record.write(self.config.output_dir)
+            with self._record_lock:  # a signal's thread may write at the same moment
+                self.record.write(self.config.output_dir)
         except OSError as error:
             # The stacks matter more than their record, so this ends nothing.
             logger.warning("  the record could not be written: %s", error.strerror)

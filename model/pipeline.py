@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import nn
 
 from model.adapt import AdaptError, AdaptReport, adapt
@@ -19,7 +20,7 @@ from model.inference import InferenceError, WindowGrid, infer, seconds_per_windo
 from model.normalise import IntensityScale, fit_scale
 from model.progress import clock_text
 from model.report import StackRecord, thinned
-from model.result_writer import open_result
+from model.result_writer import ResultWriter, open_result
 from model.stack import Stack, StackError
 from model.stack_io import StackPaths, read_stack
 
@@ -94,28 +95,33 @@ class Denoiser:
             f"p{percentiles.low_percentile:g}": scale.offset,
             f"p{percentiles.high_percentile:g}": scale.offset + scale.gain,
         }
-        if scale.is_constant:
-            logger.warning("  every voxel has the same value: written unchanged")
-            with record.timed("write"):
-                _copy(paths, stack)
-            record.status = "unchanged"
-        else:
-            self._adapt_and_infer(paths, stack, scale, budget, record)
-            record.status = "denoised"
+        # Opened before the work, not after it: a full disk must not cost a night.
+        with open_result(paths.target, stack) as result:
+            if scale.is_constant:
+                logger.warning("  every voxel has the same value: written unchanged")
+                for start in range(0, len(stack.frames), CONSTANT_BLOCK):
+                    result.append(stack.frames[start : start + CONSTANT_BLOCK].astype(np.float64))
+            else:
+                self._adapt_and_infer(result, stack, scale, budget, record)
+        record.status = "unchanged" if scale.is_constant else "denoised"
         record.result = str(paths.target)
         record.peak_host_bytes, record.peak_device_bytes = peak_bytes(self.device)
 
     def _adapt_and_infer(
         self,
-        paths: StackPaths,
+        result: ResultWriter,
         stack: Stack,
         scale: IntensityScale,
         budget: Budget,
         record: StackRecord,
     ) -> None:
         method, device = self.method, self.device
-        # Fresh for every stack: no stack teaches the next.
-        net = load_network(self.checkpoint) if self.checkpoint else build(method.network)
+        # Fresh for every stack, random weights too: no stack teaches the next.
+        torch.manual_seed(self.seed)
+        if self.checkpoint:
+            net = load_network(self.checkpoint)
+        else:
+            net = build(method.network, **method.network_config)
         net = place(net, device)
         tile_batch = fitting_batch(
             device, math.prod(method.tile.size), method.inference_bytes_per_voxel,
@@ -143,14 +149,13 @@ class Denoiser:
         grid = WindowGrid.over(stack.shape, method.tile, plan.overlap)
         record.overlap, record.windows = plan.overlap, grid.num_windows
         blocks = infer(net, stack.frames, scale, grid, device=device, tile_batch=tile_batch)
-        with open_result(paths.target, stack) as result:
-            while True:
-                with record.timed("infer"):
-                    block = next(blocks, None)
-                if block is None:
-                    break
-                with record.timed("write"):
-                    result.append(scale.invert(block))
+        while True:
+            with record.timed("infer"):
+                block = next(blocks, None)
+            if block is None:
+                break
+            with record.timed("write"):
+                result.append(scale.invert(block))
 
     def _plan(
         self,
@@ -188,12 +193,6 @@ class Denoiser:
                 clock_text(plan.inference_seconds), clock_text(budget.remaining()),
             )  # fmt: skip
         return plan
-
-
-def _copy(paths: StackPaths, stack: Stack) -> None:
-    with open_result(paths.target, stack) as result:
-        for start in range(0, len(stack.frames), CONSTANT_BLOCK):
-            result.append(stack.frames[start : start + CONSTANT_BLOCK].astype(np.float64))
 
 
 def _note_adaptation(record: StackRecord, report: AdaptReport) -> None:

@@ -30,6 +30,8 @@ class Progress:
         self.stage, self.total, self.unit = stage, total, unit
         self._clock = clock
         self._start = self._said = clock()
+        if total:  # at once, for the first line with numbers may be long in coming
+            logger.info("  %s: %d %s", stage, total, unit)
 
     def update(self, done: int, note: str = "") -> None:
         """Say how far the stage is, if the last word was long enough ago or it is complete."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,14 @@ class JobRecord:
     def write(self, folder: Path) -> None:
         """Replace the record in a folder, whole or not at all."""
         temporary = folder / f".{RECORD_NAME}.tmp"
-        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(folder / RECORD_NAME)
+        text = json.dumps(asdict(self), indent=1) + "\n"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(folder / RECORD_NAME)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def thinned(values: list[float]) -> list[float]:

@@ -44,7 +44,7 @@ REASONS = {
 
 
 @contextmanager
-def _failures_named(target: Path) -> Iterator[None]:
+def write_failures_named(target: Path) -> Iterator[None]:
     """Turn what the disk refuses inside into a StackError about `target`."""
     try:
         yield
@@ -260,14 +260,14 @@ def open_result(target: Path, stack: Stack) -> Iterator[ResultWriter]:
     The file is complete and on the disk before it gets its name. If anything fails, nothing is
     left behind, and what stood under that name stays as it was.
     """
-    with _failures_named(target):
+    with write_failures_named(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary, file = _open_temporary(target)
     _under_way.add(temporary)
     try:
         with file:
             is_mha = target.suffix.lower() == ".mha"
-            with _failures_named(target):
+            with write_failures_named(target):
                 if is_mha:
                     frames = np.empty(stack.shape, stack.dtype)
                     os.posix_fallocate(file.fileno(), 0, frames.nbytes)
@@ -281,7 +281,7 @@ def open_result(target: Path, stack: Stack) -> Iterator[ResultWriter]:
                     f"{target.name}: {writer.num_written} of {stack.shape[0]} frames were "
                     "denoised, so the result was not written"
                 )
-            with _failures_named(target):
+            with write_failures_named(target):
                 if is_mha:
                     _write_mha(temporary, frames, stack)
                 os.fsync(file.fileno())

@@ -1,0 +1,115 @@
+"""The run's record: complete at any moment, small, and readable by any program."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.report import MAX_CURVE_POINTS, RECORD_NAME, JobRecord, StackRecord, thinned
+
+
+def job(**changes: Any) -> JobRecord:
+    values: dict[str, Any] = {
+        "method": "restormer3d",
+        "seed": 0,
+        "time_limit": None,
+        "device": "CPU",
+        "device_reason": "asked for",
+        "driver": None,
+        "torch_version": "2.9",
+    }
+    return JobRecord(**{**values, **changes})
+
+
+def test_a_short_curve_is_kept_as_it_is() -> None:
+    assert thinned([3.0, 2.0, 1.5]) == [3.0, 2.0, 1.5]
+    assert thinned([]) == []
+
+
+@pytest.mark.parametrize("length", [199, 200, 201, 399, 400, 401, 4400])
+def test_a_curve_never_has_more_than_200_points(length: int) -> None:
+    curve = thinned([1.0] * length)
+    assert MAX_CURVE_POINTS / 2 < len(curve) <= MAX_CURVE_POINTS == 200
+    assert set(curve) == {1.0}
+
+
+def test_a_long_curve_becomes_means_of_equal_stretches() -> None:
+    assert thinned([float(i) for i in range(500)])[:3] == [1.0, 4.0, 7.0]
+
+
+def test_the_last_stretch_is_the_mean_of_what_is_left() -> None:
+    assert thinned([0.0] * 300 + [5.0])[-1] == 5.0
+
+
+def test_losses_are_rounded_to_six_digits() -> None:
+    assert thinned([0.123456789, 1234567.0]) == [0.123457, 1234570.0]
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    stack = StackRecord(file="a.tif", shape=(3, 4, 5), loss_curve=[0.5])
+    job(seed=7, stacks=[stack]).write(tmp_path)
+    record = json.loads((tmp_path / RECORD_NAME).read_text())
+    assert record["seed"] == 7
+    assert record["stacks"][0]["shape"] == [3, 4, 5]
+    assert record["stacks"][0]["loss_curve"] == [0.5]
+
+
+def test_a_stack_counts_as_failed_until_it_is_done() -> None:
+    stack = StackRecord(file="a.tif")
+    assert (stack.status, stack.error, stack.result) == ("failed", None, None)
+
+
+def test_writing_again_replaces_the_record_and_leaves_nothing_else(tmp_path: Path) -> None:
+    job(seed=1).write(tmp_path)
+    job(seed=2).write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD_NAME]
+    assert json.loads((tmp_path / RECORD_NAME).read_text())["seed"] == 2
+
+
+def test_a_name_that_is_not_utf_8_can_be_recorded(tmp_path: Path) -> None:
+    job(stacks=[StackRecord(file="caf\udce9.tif")]).write(tmp_path)
+    text = (tmp_path / RECORD_NAME).read_bytes().decode("ascii")
+    assert json.loads(text)["stacks"][0]["file"] == "caf\udce9.tif"
+
+
+def test_the_older_record_stays_until_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job(seed=1).write(tmp_path)
+    write_text = Path.write_text
+
+    def write_half(path: Path, text: str, **options: Any) -> None:
+        write_text(path, text[: len(text) // 2], **options)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        job(seed=2).write(tmp_path)
+    assert json.loads((tmp_path / RECORD_NAME).read_text())["seed"] == 1
+
+
+def test_a_record_that_cannot_be_moved_into_place_leaves_no_temporary(tmp_path: Path) -> None:
+    (tmp_path / RECORD_NAME).mkdir()
+    with pytest.raises(IsADirectoryError):
+        job().write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD_NAME]
+
+
+def test_the_seconds_of_a_stage_add_up() -> None:
+    stack = StackRecord(file="a.tif")
+    for _ in range(2):
+        with stack.timed("infer"):
+            time.sleep(0.02)
+    with stack.timed("write"):
+        pass
+    assert stack.seconds.keys() == {"infer", "write"}
+    assert stack.seconds["infer"] >= 0.04 > stack.seconds["write"]
+
+
+def test_the_seconds_of_a_stage_that_failed_are_kept() -> None:
+    stack = StackRecord(file="a.tif")
+    with pytest.raises(ValueError, match="bad"), stack.timed("read"):
+        raise ValueError("bad")
+    assert "read" in stack.seconds
