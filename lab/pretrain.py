@@ -35,6 +35,7 @@ from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
 from model.checkpoint import save_checkpoint
 from model.config import METHODS, MaskConfig
 from model.device import pick_device, place
+from model.normalise import IntensityScale, fit_scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,12 @@ def clean_patch(
     return movie, cut[:, :, ::-1] if rng.integers(2) else cut
 
 
+def recording_scale(frames: np.ndarray) -> IntensityScale:
+    """The scale that the program itself would give a recording [T,H,W]."""
+    percentiles = METHODS["restormer3d"].normalise
+    return fit_scale(frames, percentiles.low_percentile, percentiles.high_percentile)
+
+
 def noisy_pair(
     movies: list[np.ndarray],
     patch: tuple[int, int, int],
@@ -109,11 +116,9 @@ def noisy_pair(
     read = rng.uniform(*config.read_range)
     # The recording's percentiles, from one pixel in 61 of every 16th frame (both odd to the width).
     sample = add_noise(movie[::16].reshape(-1)[::61], gain, read, rng)
-    percentiles = METHODS["restormer3d"].normalise
-    low, high = np.percentile(sample, [percentiles.low_percentile, percentiles.high_percentile])
+    scale = recording_scale(sample[None, None])
     first, second = (
-        torch.from_numpy((add_noise(cut, gain, read, rng) - low) / (high - low)).float()[None, None]
-        for _ in range(2)
+        torch.from_numpy(scale.apply(add_noise(cut, gain, read, rng)))[None, None] for _ in range(2)
     )
     return first, second
 
@@ -138,11 +143,11 @@ def validate(net: nn.Module, movie: np.ndarray, seed: int = 1) -> dict[int, floa
     scores = {}
     for level, (gain, read) in LEVELS.items():
         noisy = add_noise(clean, gain, read, np.random.default_rng(seed))
-        low, high = np.percentile(noisy, [0.5, 99.5])
-        stack = torch.from_numpy((noisy - low) / (high - low)).float()
+        scale = recording_scale(noisy)
+        stack = torch.from_numpy(scale.apply(noisy))
         where = next(net.parameters()).device
         parts = [net(part[None, None].to(where))[0, 0].cpu() for part in stack.split(32)]
-        scores[level] = stsnr(clean, torch.cat(parts).numpy() * (high - low) + low).stsnr
+        scores[level] = stsnr(clean, scale.invert(torch.cat(parts).numpy())).stsnr
     net.train()
     return scores
 

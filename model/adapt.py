@@ -156,7 +156,7 @@ class _Adapter:
                 if not is_out_of_memory(error) or self.micro_batch == 1:
                     raise
             release_memory(self.device)
-            self.micro_batch = max(1, self.micro_batch // 2)
+            self.micro_batch //= 2
             logger.warning("  out of memory: %d patches at a time from here on", self.micro_batch)
 
     def _shrink_patch(self) -> bool:

@@ -131,7 +131,6 @@ class Job:
                 "far longer and gives less", config.method,
             )  # fmt: skip
         self.denoiser = Denoiser(
-            name=config.method,
             method=METHODS[config.method],
             checkpoint=checkpoint,
             device=device,

@@ -33,7 +33,6 @@ CONSTANT_BLOCK = 64  # frames at a time when a constant stack is copied
 class Denoiser:
     """Everything that is the same for all stacks of a job."""
 
-    name: str  # the method's
     method: Method
     checkpoint: Checkpoint | None
     device: Device

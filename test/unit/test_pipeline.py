@@ -32,7 +32,6 @@ SIZES = {
 
 def denoiser(**changes: Any) -> Denoiser:
     defaults: dict[str, Any] = {
-        "name": "restormer3d",
         "method": replace(METHOD, network_config=SIZES),
         "checkpoint": None,
         "device": pick_device("cpu"),
