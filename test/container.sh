@@ -64,6 +64,7 @@ mkdir -p "$scratch/broken/$slug"
 echo "not a TIFF" >"$scratch/broken/$slug/broken.tif"
 run_image "$scratch/broken" "$scratch/none" || code=$?
 ((code == 1)) || fail "exit code $code on a broken file, expected 1"
-tail -n 1 "$scratch/stderr" | grep broken.tif || fail "the last line of stderr does not name the broken file"
+# Not "the last line": TOOL may add lines of its own. test/contract holds the program alone to that.
+grep broken.tif "$scratch/stderr" || fail "no line of stderr names the broken file"
 [[ -z $(find "$scratch/none" -name '*.tif') ]] || fail "an output for a broken file"
 echo "container test: a broken file, $SECONDS s"
