@@ -7,7 +7,7 @@ detectors of every kind, for training.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -79,6 +79,22 @@ def draw_detector(rng: np.random.Generator) -> DetectorConfig:
         drift_frames=rng.uniform(30.0, 300.0),
         # No lower: a clipped target would teach a bias wherever cells are bright.
         saturation=sometimes(0.2, 4095.0, 32767.0) or math.inf,
+    )
+
+
+def averaged(detector: DetectorConfig, count: int) -> DetectorConfig:
+    """The mean of `count` recordings by a detector, itself in the form of a detector.
+
+    Exact but for saturation, which it applies to the mean, and for bleed, which it draws once.
+    """
+    noise = 1 / math.sqrt(count)
+    return replace(
+        detector,
+        gain=detector.gain / count,
+        dark_photons=detector.dark_photons * count,
+        read_deviation=detector.read_deviation * noise,
+        line_deviation=detector.line_deviation * noise,
+        drift_deviation=detector.drift_deviation * noise,
     )
 
 

@@ -1,14 +1,11 @@
-"""Pretrain Restormer3D on noisy draws of simulated movies, without ever showing it a clean one.
+"""Pretrain a method's network on noisy recordings alone, simulated or a user's own.
 
-    python -m lab.pretrain --data FOLDER --out weights/restormer3d.safetensors
+    python -m lab.pretrain restormer3d --out weights/restormer3d.safetensors --hours 10
+    torchrun --nproc-per-node 4 -m lab.pretrain restormer3d --out ...
 
-A patch of a movie is drawn twice with independent noise. One copy, with Noise2Void's blind spots
-filled in, is the input; the other is the target at every voxel. At the hidden voxels that is
-Noise2Void's loss with a target just as noisy as its own; at all the others it is Noise2Noise's
-(Lehtinen et al., ICML 2018), 64 times as many voxels to learn from in the same time, which is
-what makes a checkpoint possible on two CPU cores.
-
-An interrupted run goes on from `OUT.state.safetensors` and ends with the same weights.
+The numbers are `lab.recipes`'. Interrupted at any time and started again with the same command, it
+goes on from `OUT.resume/` and ends with the same weights. `OUT.csv` and `OUT.png` hold the curve,
+`OUT` the moving average of the weights at its best so far.
 """
 
 from __future__ import annotations
@@ -16,249 +13,339 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import logging
 import math
+import os
+import signal
+import sys
 import time
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import FrameType
+from typing import Any, get_args
 
-import numpy as np
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
 
-from lab.metrics import stsnr
-from lab.movies import HELD_OUT_FROM, held_out, load_movie
-from lab.noise import LEVELS, add_noise
-from model.architectures import build
-from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
-from model.checkpoint import save_checkpoint
-from model.config import METHODS, MaskConfig
-from model.device import pick_device, place
-from model.normalise import IntensityScale, fit_scale
+from lab.figures import curve_figure
+from lab.noise import LEVELS
+from lab.recipes import RECIPES, Objective, Precision, Recipe, Sides
+from lab.recordings import DataError, Folders, Simulator, Source
+from lab.resume import ResumeError, load_run, require_same, save_run
+from lab.trainer import Trainer, TrainError
+from lab.validation import ValidationSet
+from model.checkpoint import CheckpointError, load_network, read_checkpoint, save_checkpoint
+from model.device import Device, DeviceError, pick_device
+
+logger = logging.getLogger(__name__)
+
+SIMULATED_SHAPE = (300, 128, 128)  # of each simulated recording
+TIME_IS_UP = 1000  # stands where a signal would, above all signals
+COLUMNS = ["step", "loss", *(f"stsnr_{level}" for level in LEVELS), "bad_steps", "seconds"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """Numbers of one pretraining."""
+# ---- The curve --------------------------------------------------------------------------------
 
-    # Small patches first: most of what a denoiser learns is local, and they cost a fifth.
-    curriculum: tuple[tuple[int, tuple[int, int, int]], ...] = (
-        (1400, (16, 32, 32)),
-        (330, (32, 40, 40)),
-    )
-    gain_range: tuple[float, float] = (15.0, 1500.0)  # counts per photon, log-uniform
-    read_range: tuple[float, float] = (30.0, 70.0)  # counts
-    mask: MaskConfig = field(default_factory=MaskConfig)
-    hidden_weight: float = 0.25  # of the blind-spot loss beside the loss over all voxels
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-5
-    ramp_steps: int = 50
-    weight_decay: float = 1e-4
-    gradient_clip: float = 1.0
-    average_decay: float = 0.995  # of the moving average of the weights, which is what is saved
-    seed: int = 0
+
+@dataclass
+class Curve:
+    """What a run logs: a row whenever it is validated."""
+
+    path: Path  # of the CSV
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def up_to(cls, path: Path, step: int) -> Curve:
+        """The curve on disk without what lies beyond an iteration, which will be done again."""
+        rows: list[dict[str, float]] = []
+        if step and path.exists():
+            with path.open(newline="") as file:
+                rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return cls(path, [row for row in rows if row["step"] <= step])
 
     @property
-    def steps(self) -> int:
-        """Iterations in all."""
-        return sum(steps for steps, _ in self.curriculum)
+    def seconds(self) -> float:
+        """Time that the run had taken at the last row."""
+        return self.rows[-1]["seconds"] if self.rows else 0.0
 
-    def patch_at(self, step: int) -> tuple[int, int, int]:
-        """Patch sides [T,H,W] at an iteration."""
-        for steps, patch in self.curriculum:
-            if step < steps:
-                return patch
-            step -= steps
-        raise ValueError(f"no iteration {step} beyond the curriculum")
-
-    def learning_rate_at(self, step: int) -> float:
-        """Linear ramp, then cosine."""
-        if step < self.ramp_steps:
-            return self.learning_rate * (step + 1) / self.ramp_steps
-        phase = (step - self.ramp_steps) / max(1, self.steps - self.ramp_steps)
-        span = self.learning_rate - self.final_learning_rate
-        return self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * phase))
+    def write(self) -> None:
+        """The CSV, and a picture of it beside it."""
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in self.rows)
+        curve_figure(self.rows, self.path.with_suffix(".png"))
 
 
-def clean_patch(
-    movies: list[np.ndarray], patch: tuple[int, int, int], rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A movie and a random patch of it outside the held-out corner, turned and mirrored."""
-    movie = movies[rng.integers(len(movies))]
-    while True:
-        t, h, w = (
-            int(rng.integers(side - size + 1))
-            for side, size in zip(movie.shape, patch, strict=True)
-        )
-        if h + patch[1] <= HELD_OUT_FROM or w + patch[2] <= HELD_OUT_FROM:
-            break
-    cut = movie[t : t + patch[0], h : h + patch[1], w : w + patch[2]]
-    cut = np.rot90(cut, k=int(rng.integers(4)), axes=(1, 2))
-    return movie, cut[:, :, ::-1] if rng.integers(2) else cut
+# ---- A run ------------------------------------------------------------------------------------
 
 
-def recording_scale(frames: np.ndarray) -> IntensityScale:
-    """The scale that the program itself would give a recording [T,H,W]."""
-    percentiles = METHODS["restormer3d"].normalise
-    return fit_scale(frames, percentiles.low_percentile, percentiles.high_percentile)
+@dataclass
+class StopRequest:
+    """Remembers that the process was asked to end; the iteration under way is finished first."""
+
+    signal: int = 0
+
+    def listen(self) -> None:
+        """From here on SIGTERM and Ctrl-C are requests."""
+        for wanted in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(wanted, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+
+    def agreed(self, device: Device) -> int:
+        """The signal that any of the processes got, the same for all of them; 0 for none."""
+        if not dist.is_initialized():
+            return self.signal
+        flag = torch.tensor(self.signal, device=device.torch_device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return int(flag)
 
 
-def noisy_pair(
-    movies: list[np.ndarray],
-    patch: tuple[int, int, int],
-    config: PretrainConfig,
-    rng: np.random.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Two noisy draws [1,1,t,h,w] of one patch, normalised as its recording would be."""
-    movie, cut = clean_patch(movies, patch, rng)
-    gain = math.exp(rng.uniform(*np.log(config.gain_range)))
-    read = rng.uniform(*config.read_range)
-    # The recording's percentiles, from one pixel in 61 of every 16th frame (both odd to the width).
-    sample = add_noise(movie[::16].reshape(-1)[::61], gain, read, rng)
-    scale = recording_scale(sample[None, None])
-    first, second = (
-        torch.from_numpy(scale.apply(add_noise(cut, gain, read, rng)))[None, None] for _ in range(2)
-    )
-    return first, second
-
-
-def training_loss(
-    net: nn.Module, noisy: Tensor, other: Tensor, config: PretrainConfig, generator: torch.Generator
-) -> Tensor:
-    """Mean squared error to the other draw, over all voxels plus a share at the hidden ones."""
-    coords = draw_mask(tuple(noisy.shape), config.mask.cell, generator)
-    sides = tuple(noisy.shape[2:])
-    sources = draw_sources(coords, sides, config.mask.radius, generator)  # type: ignore[arg-type]
-    prediction = net(fill_masked(noisy, coords, sources))
-    everywhere = (prediction - other).square().mean()
-    return everywhere + config.hidden_weight * blindspot_loss(prediction, other, coords)
-
-
-@torch.inference_mode()
-def validate(net: nn.Module, movie: np.ndarray, seed: int = 1) -> dict[int, float]:
-    """stSNR at each noise level on 96 frames of the held-out corner of a movie."""
-    net.eval()
-    clean = held_out(movie)[60:156].astype(np.float32)
-    scores = {}
-    for level, (gain, read) in LEVELS.items():
-        noisy = add_noise(clean, gain, read, np.random.default_rng(seed))
-        scale = recording_scale(noisy)
-        stack = torch.from_numpy(scale.apply(noisy))
-        where = next(net.parameters()).device
-        parts = [net(part[None, None].to(where))[0, 0].cpu() for part in stack.split(32)]
-        scores[level] = stsnr(clean, scale.invert(torch.cat(parts).numpy())).stsnr
-    net.train()
-    return scores
-
-
+@dataclass(kw_only=True)
 class Run:
-    """A network with its moving average and optimiser, which can be put down and taken up."""
+    """A trainer with its files, its clock and its validation."""
 
-    def __init__(self, config: PretrainConfig, state_path: Path) -> None:
-        torch.manual_seed(config.seed)
-        self.config = config
-        self.state_path = state_path
-        self.device = pick_device("auto")
-        self.net = place(build("restormer3d"), self.device)
-        self.average = place(build("restormer3d"), self.device)
-        self.average.load_state_dict(self.net.state_dict())
-        self.optimiser = torch.optim.AdamW(
-            self.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self.step = 0
-        if state_path.exists():
-            self.load()
+    trainer: Trainer
+    out: Path
+    provenance: dict[str, Any]
+    validate_every: int
+    save_seconds: float
+    best: float = -math.inf
+    losses: list[float] = field(default_factory=list)  # since the last row of the curve
+
+    def __post_init__(self) -> None:
+        self.is_first = self.trainer.rank == 0  # the one that writes
+        self.folder = self.out.with_suffix(".resume")
+        self.identity = {  # of the run: what a resumed one must share
+            "method": self.trainer.method,
+            **self.provenance["data"],
+            **_plain(asdict(self.trainer.recipe)),
+        }
+        saved = load_run(self.folder)
+        if saved is not None:
+            parts, state = saved
+            require_same(self.folder, state["identity"], self.identity)
+            self.trainer.restore(parts, state)
+            self.best, self.losses = state["best"] or -math.inf, state["losses"]
+            logger.info("goes on from iteration %d", self.trainer.step)
+        self.curve = Curve.up_to(self.out.with_suffix(".csv"), self.trainer.step)
+        self.started = time.monotonic() - (saved[1]["seconds"] if saved else 0.0)
+        self.validation = ValidationSet(self.trainer.method) if self.is_first else None
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all the times the run was taken up."""
+        return time.monotonic() - self.started
 
     def save(self) -> None:
         """Write everything that the next iteration depends on."""
-        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for i, slots in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{i}.{k}": v for k, v in slots.items()}
-        temporary = self.state_path.with_suffix(".tmp")
-        safetensors.torch.save_file(
-            {k: v.detach().contiguous() for k, v in tensors.items()},
-            temporary,
-            metadata={"step": str(self.step)},
-        )
-        temporary.replace(self.state_path)
+        if not self.is_first:
+            return
+        state = self.trainer.state() | {
+            "identity": self.identity,
+            "best": self.best if math.isfinite(self.best) else None,
+            "losses": self.losses,
+            "seconds": self.seconds,
+        }
+        save_run(self.folder, self.trainer.step, self.trainer.parts(), state)
 
-    def load(self) -> None:
-        """Take up where `save` left off."""
-        with safetensors.safe_open(self.state_path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.step = int(file.metadata()["step"])
-        for name, module in (("net.", self.net), ("average.", self.average)):
-            module.load_state_dict(
-                {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
-            )
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("adam."):
-                _, number, slot = key.split(".")
-                slots.setdefault(int(number), {})[slot] = value
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": slots})
+    def validate(self) -> None:
+        """Score the moving average, log it, and keep its weights if they are the best so far."""
+        if self.validation is None:
+            return
+        trainer = self.trainer
+        scores = self.validation.score(trainer.average, trainer.device.torch_device)
+        finite = [loss for loss in self.losses if math.isfinite(loss)]
+        row = {
+            "step": trainer.step,
+            "loss": sum(finite) / len(finite) if finite else math.nan,
+            **{f"stsnr_{level}": score for level, score in scores.items()},
+            "bad_steps": trainer.num_bad,
+            "seconds": self.seconds,
+        }
+        self.losses.clear()
+        self.curve.rows.append(row)
+        self.curve.write()
+        mean = sum(scores.values()) / len(scores)
+        if mean > self.best:
+            self.best = mean
+            provenance = self.provenance | {"steps": trainer.step, "validation": scores}
+            save_checkpoint(self.out, trainer.average, method=trainer.method, provenance=provenance)
+        logger.info(
+            "%d/%d  loss %.5f  stSNR %s dB  %.0f s",
+            trainer.step, trainer.recipe.steps, row["loss"],
+            " / ".join(f"{score:.2f}" for score in scores.values()), self.seconds,
+        )  # fmt: skip
 
-    def advance(self, movies: list[np.ndarray]) -> float:
-        """One iteration; the loss. Its randomness depends on seed and iteration alone."""
-        config = self.config
-        rng = np.random.default_rng([config.seed, self.step])
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        pair = noisy_pair(movies, config.patch_at(self.step), config, rng)
-        noisy, other = (draw.to(self.device.torch_device) for draw in pair)
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate_at(self.step)
-        loss = training_loss(self.net, noisy, other, config, generator)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), config.gradient_clip)
-        self.optimiser.step()
-        # A young average forgets faster, or it would be made of the random start.
-        decay = min(config.average_decay, (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            for kept, new in zip(self.average.parameters(), self.net.parameters(), strict=True):
-                kept.lerp_(new, 1 - decay)
-        self.step += 1
-        return float(loss.detach())
+    def go(self, hours: float | None, stop: StopRequest) -> int:
+        """Train to the end, the time limit or a signal; the signal, or 0."""
+        trainer, began = self.trainer, time.monotonic()
+        saved = began
+        while trainer.step < trainer.recipe.steps:
+            self.losses.append(trainer.advance())
+            is_last = trainer.step == trainer.recipe.steps
+            if trainer.step % self.validate_every == 0 or is_last:
+                self.validate()
+            now = time.monotonic()
+            is_over = hours is not None and now - began > 3600 * hours
+            if is_over and not stop.signal:
+                stop.signal = TIME_IS_UP
+            received = stop.agreed(trainer.device) if not is_last else 0
+            if received or is_last or now - saved > self.save_seconds:
+                self.save()
+                saved = now
+            if received:
+                logger.info("put down at iteration %d", trainer.step)
+                return 0 if received == TIME_IS_UP else received
+        return 0
 
 
-def main() -> None:
-    """Train, saving every few minutes, and write the checkpoint."""
+# ---- The command line -------------------------------------------------------------------------
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON would give them back: tuples become lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def _stretch(text: str) -> tuple[int, Sides]:
+    steps, _, sides = text.partition(":")
+    t, h, w = map(int, sides.split("x"))
+    return int(steps), (t, h, w)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with .npz movies")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
-    parser.add_argument("--save-seconds", type=float, default=300.0)
-    parser.add_argument("--validate-every", type=int, default=200)
-    args = parser.parse_args()
+    add = parser.add_argument
+    add("method", choices=RECIPES)
+    add("--out", type=Path, required=True, help="checkpoint to write (.safetensors)")
+    add("--data", type=Path, nargs="+", default=[], help="folders with noisy stacks of your own")
+    add(
+        "--simulated",
+        type=float,
+        metavar="SHARE",
+        help="share of the patches from the simulator (default: 1, with --data 0.5)",
+    )
+    add("--hours", type=float, help="put the run down after so long; start it again to go on")
+    add("--start-from", type=Path, metavar="CHECKPOINT", help="weights to begin with")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--validate-every", type=int, default=200, metavar="STEPS")
+    add("--save-minutes", type=float, default=5.0)
+    recipe = parser.add_argument_group("instead of the recipe's numbers (lab/recipes.py)")
+    add = recipe.add_argument
+    add("--curriculum", type=_stretch, nargs="+", metavar="STEPS:TxHxW")
+    add("--batch", type=int)
+    add("--warm-up", type=int)
+    add("--objective", choices=get_args(Objective))
+    add("--target-draws", type=int)
+    add("--learning-rate", type=float)
+    add("--precision", choices=get_args(Precision))
+    add("--seed", type=int)
+    return parser
 
-    config = PretrainConfig()
-    paths = sorted(args.data.glob("*.npz"))
-    movies = [load_movie(path) for path in paths]
-    run = Run(config, args.out.with_suffix(".state.safetensors"))
-    log_path = args.out.with_suffix(".csv")
-    saved, window = time.monotonic(), []
-    while run.step < config.steps:
-        window.append(run.advance(movies))
-        last = run.step == config.steps
-        if run.step % args.validate_every == 0 or last:
-            scores = validate(run.average, movies[-1])
-            with log_path.open("a", newline="") as file:
-                csv.writer(file).writerow(
-                    [run.step, f"{np.mean(window):.6f}", *(f"{s:.2f}" for s in scores.values())]
-                )
-            window.clear()
-        if time.monotonic() - saved > args.save_seconds or last:
-            run.save()
-            provenance = {
-                "script": "lab/pretrain.py",
-                "steps": run.step,
-                "data": [path.name for path in paths],
-                "config": json.loads(json.dumps(config, default=vars)),
-            }
-            save_checkpoint(args.out, run.average, method="restormer3d", provenance=provenance)
-            saved = time.monotonic()
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    given = {k: v for k, v in vars(args).items() if k in Recipe.__dataclass_fields__}
+    if "curriculum" in given and given["curriculum"] is not None:
+        given["curriculum"] = tuple(given["curriculum"])
+    return replace(RECIPES[args.method], **{k: v for k, v in given.items() if v is not None})
+
+
+def _sources(
+    args: argparse.Namespace, recipe: Recipe, device: Device
+) -> list[tuple[Source, float]]:
+    simulated = args.simulated
+    if not 0 <= simulated <= 1 or (simulated < 1 and not args.data):
+        raise DataError(f"--simulated {simulated}: from 0 to 1, and 1 without --data")
+    sources: list[tuple[Source, float]] = []
+    if simulated > 0:
+        simulator = Simulator(
+            method=args.method,
+            seed=recipe.seed,
+            device=device.torch_device,
+            shape=SIMULATED_SHAPE,
+        )
+        sources.append((simulator, simulated))
+    if simulated < 1:
+        sources.append((Folders(args.data, args.method, recipe.seed), 1 - simulated))
+    return sources
+
+
+def _join_processes(wanted: str) -> None:
+    """Under torchrun: one process of several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        uses_gpus = wanted != "cpu" and torch.cuda.is_available()
+        dist.init_process_group("nccl" if uses_gpus else "gloo")
+        # of 1x1x1 kernels, whose layout is ambiguous and makes no difference
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+
+
+def _own_device(wanted: str) -> Device:
+    """The device of this process: under torchrun with GPUs one for each on its machine."""
+    device = pick_device(wanted)
+    if device.is_cuda and dist.is_initialized():
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
+        device = replace(device, torch_device=own)
+    return device
+
+
+def train(args: argparse.Namespace) -> int:
+    """Make or take up the run that the command line names; the signal that ended it, or 0."""
+    stop = StopRequest()
+    stop.listen()
+    device = _own_device(args.device)
+    if args.simulated is None:
+        args.simulated = 0.5 if args.data else 1.0
+    recipe = _recipe(args)
+    trainer = Trainer(args.method, recipe, _sources(args, recipe, device), device)
+    if trainer.rank:
+        logger.setLevel(logging.WARNING)
+    if args.start_from:
+        trainer.start_from(load_network(read_checkpoint(args.start_from, args.method)))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    provenance = {
+        "script": "lab/pretrain.py",
+        "data": {
+            "simulated": args.simulated,
+            "folders": [folder.name for folder in args.data],
+            "start_from": args.start_from.name if args.start_from else None,
+        },
+        "recipe": _plain(asdict(recipe)),
+        "device": device.name,
+        "torch": torch.__version__,
+    }
+    run = Run(
+        trainer=trainer,
+        out=args.out,
+        provenance=provenance,
+        validate_every=args.validate_every,
+        save_seconds=60 * args.save_minutes,
+    )
+    logger.info("%s on %s, %d iterations", args.method, device.name, recipe.steps)
+    return run.go(args.hours, stop)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit code: 0 done or time up, 128 + the signal that ended it, 1 failed."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+    _join_processes(args.device)
+    try:
+        received = train(args)
+    except (CheckpointError, DataError, DeviceError, ResumeError, TrainError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 128 + received if received else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -31,11 +31,14 @@ class _DepthwiseConv3d(torch.autograd.Function):
     """3x3x3 depth-wise convolution whose input gradient is again a fast forward convolution."""
 
     @staticmethod
+    # under autocast: both in the lower precision, in both directions
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight)
         return functional.conv3d(x, weight, padding=1, groups=len(weight))
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last_3d)

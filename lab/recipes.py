@@ -1,0 +1,70 @@
+"""How each method is pretrained: every number of it, on one page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from model.config import MaskConfig
+
+Sides = tuple[int, int, int]  # [T,H,W]
+Precision = Literal["fp32", "bf16"]
+Objective = Literal["noise2noise", "noise2void"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The numbers of one pretraining."""
+
+    # (iterations, patch sides): small patches first where time is short, most of what a denoiser
+    # learns being local.
+    curriculum: tuple[tuple[int, Sides], ...] = ((50_000, (32, 64, 64)),)
+    batch: int = 4
+    warm_up: int = 2000  # of these iterations: L1 to the recording's temporal median
+    # noise2void: a hidden voxel's own noisy value is its target. noise2noise: so is another draw of
+    # the noise at every voxel, 64 times as many to learn from. Only the simulator has such a draw,
+    # recordings of a user's own always go by noise2void.
+    objective: Objective = "noise2noise"
+    # The other draw is the mean of so many. The gradient expected of one is the same, its noise
+    # is not.
+    target_draws: int = 64
+    hidden_weight: float = 0.25  # of the loss at the hidden voxels beside that at all (noise2noise)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-6
+    ramp: int = 200  # iterations until the learning rate is reached
+    weight_decay: float = 1e-4
+    gradient_clip: float = 1.0  # global norm
+    average_decay: float = 0.999  # of the moving average of the weights, which is what is saved
+    precision: Precision = "fp32"
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Iterations in all."""
+        return sum(steps for steps, _ in self.curriculum)
+
+    def patch_at(self, step: int) -> Sides:
+        """Patch sides [T,H,W] at an iteration."""
+        end = 0
+        for steps, patch in self.curriculum:
+            end += steps
+            if step < end:
+                return patch
+        raise ValueError(f"no iteration {step} beyond the curriculum")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear ramp, then a cosine down to the final rate."""
+        if step < self.ramp:
+            return self.learning_rate * (step + 1) / self.ramp
+        phase = (step - self.ramp) / max(1, self.steps - self.ramp)
+        span = self.learning_rate - self.final_learning_rate
+        return self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * phase))
+
+    def average_decay_at(self, step: int) -> float:
+        """A young average forgets faster, or it would be made of the random start."""
+        return min(self.average_decay, (step + 1) / (step + 10))
+
+
+RECIPES: dict[str, Recipe] = {"restormer3d": Recipe()}

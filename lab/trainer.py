@@ -1,0 +1,209 @@
+"""One pretraining under way: the network, its moving average, its optimiser, and an iteration.
+
+Noise2Void (Krull et al., CVPR 2019, https://arxiv.org/abs/1811.10980), with Noise2Noise's loss
+(Lehtinen et al., ICML 2018, https://arxiv.org/abs/1803.04189) beside it where a recording can be
+had twice. On several processes of torch.distributed it computes what one would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lab.recipes import Recipe, Sides
+from lab.recordings import Ask, Example, Pool, Source
+from model.architectures import build
+from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
+from model.config import METHODS
+from model.device import Device, fitting_batch, place
+
+MAX_BAD_STEPS = 10  # losses in a row that are not finite
+
+
+class TrainError(RuntimeError):
+    """Training cannot go on; the message says why."""
+
+
+# ---- One iteration ----------------------------------------------------------------------------
+
+
+def masked_input(
+    examples: Sequence[Example], seeds: Sequence[int], recipe: Recipe
+) -> tuple[Tensor, list[Tensor]]:
+    """The batch [B,1,t,h,w] with hidden voxels filled in, and each example's hidden voxels."""
+    inputs, hidden = [], []
+    for example, seed in zip(examples, seeds, strict=True):
+        noisy = example.noisy[None]
+        sides: Sides = tuple(noisy.shape[2:])  # type: ignore[assignment]
+        generator = torch.Generator().manual_seed(seed)
+        coords = draw_mask(tuple(noisy.shape), recipe.mask.cell, generator)
+        sources = draw_sources(coords, sides, recipe.mask.radius, generator)
+        inputs.append(fill_masked(noisy, coords.to(noisy.device), sources.to(noisy.device)))
+        hidden.append(coords)
+    return torch.cat(inputs), hidden
+
+
+def example_loss(
+    prediction: Tensor, example: Example, coords: Tensor, hidden_weight: float
+) -> Tensor:
+    """Noise2Void's loss of one example [1,1,t,h,w], and Noise2Noise's where there is a target.
+
+    With a target, both: the mean over all voxels, and `hidden_weight` times that over the hidden
+    ones.
+    """
+    if example.target is None:
+        return blindspot_loss(prediction, example.noisy[None].to(prediction.device), coords)
+    target = example.target[None].to(prediction.device)
+    everywhere = (prediction - target).square().mean()
+    return everywhere + hidden_weight * blindspot_loss(prediction, target, coords)
+
+
+# ---- A run of them ---------------------------------------------------------------------------
+
+
+class Trainer:
+    """A network with its moving average and optimiser, which can be put down and taken up."""
+
+    def __init__(
+        self, method: str, recipe: Recipe, sources: Sequence[tuple[Source, float]], device: Device
+    ) -> None:
+        self.method, self.recipe, self.device = method, recipe, device
+        self.rank, self.world = (
+            (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        )
+        if recipe.batch % self.world:
+            raise TrainError(f"a batch of {recipe.batch} does not divide by {self.world} ranks")
+        slots = range(self.rank, recipe.batch, self.world)
+        self.pools = [Pool(slot, recipe.seed, sources) for slot in slots]
+        torch.manual_seed(recipe.seed)
+        self.net = place(self._fresh(), device)
+        self.average = place(self._fresh(), device).requires_grad_(False)
+        self.average.load_state_dict(self.net.state_dict())
+        self.module = DistributedDataParallel(self.net) if self.world > 1 else self.net
+        self.optimiser = torch.optim.AdamW(
+            self.net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.step = 0
+        self.num_bad = self.bad_in_a_row = 0
+
+    def _fresh(self) -> nn.Module:
+        chosen = METHODS[self.method]
+        return build(chosen.network, **chosen.network_config)
+
+    # ---- Putting down and taking up
+
+    def start_from(self, net: nn.Module) -> None:
+        """Begin with another network's weights instead of random ones."""
+        for own in (self.net, self.average):
+            own.load_state_dict(net.state_dict())
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """All tensors that the next iteration depends on; each part fits a small file."""
+        parts: dict[str, dict[str, Tensor]] = {
+            "weights": self.net.state_dict(),
+            "average": self.average.state_dict(),
+        }
+        for number, slots in self.optimiser.state_dict()["state"].items():
+            for slot, value in slots.items():
+                parts.setdefault(f"adam-{slot}", {})[str(number)] = value
+        return parts
+
+    def state(self) -> dict[str, Any]:
+        """What else it depends on. All that is random follows from the seed and the iteration."""
+        return {"num_bad": self.num_bad, "bad_in_a_row": self.bad_in_a_row}
+
+    def restore(self, parts: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Go back to what `parts` and `state` were."""
+        self.net.load_state_dict(parts["weights"])
+        self.average.load_state_dict(parts["average"])
+        slots: dict[int, dict[str, Tensor]] = {}
+        for part, values in parts.items():
+            if part.startswith("adam-"):
+                for number, value in values.items():
+                    slots.setdefault(int(number), {})[part.removeprefix("adam-")] = value
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": slots})
+        self.step = state["step"]
+        self.num_bad, self.bad_in_a_row = state["num_bad"], state["bad_in_a_row"]
+
+    # ---- Going on
+
+    def _loss(self, examples: Sequence[Example], seeds: Sequence[int]) -> Tensor:
+        """Sum of the examples' losses."""
+        recipe, target = self.recipe, self.device.torch_device
+        autocast = torch.autocast(target.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+        if self.step < recipe.warm_up:
+            noisy = torch.stack([example.noisy for example in examples]).to(target)
+            with autocast:
+                prediction = self.module(noisy).float()
+            median = torch.stack(
+                [example.median for example in examples if example.median is not None]
+            ).to(target)
+            return (prediction - median).abs().mean(dim=(1, 2, 3, 4)).sum()
+        noisy, hidden = masked_input(examples, seeds, recipe)
+        with autocast:
+            prediction = self.module(noisy.to(target)).float()
+        losses = [
+            example_loss(prediction[i : i + 1], example, coords.to(target), recipe.hidden_weight)
+            for i, (example, coords) in enumerate(zip(examples, hidden, strict=True))
+        ]
+        return torch.stack(losses).sum()
+
+    def _gradients(self) -> Tensor:
+        """Leave the whole batch's gradients in the network; its mean loss over all ranks."""
+        recipe = self.recipe
+        ask = Ask(
+            patch=recipe.patch_at(self.step),
+            target_draws=recipe.target_draws if recipe.objective == "noise2noise" else 0,
+            median=self.step < recipe.warm_up,
+        )
+        drawn = [pool.draw(self.step, ask) for pool in self.pools]
+        per_voxel = METHODS[self.method].training_bytes_per_voxel
+        at_once = fitting_batch(self.device, math.prod(ask.patch), per_voxel, len(drawn))
+        self.optimiser.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device.torch_device)
+        for start in range(0, len(drawn), at_once):
+            part = drawn[start : start + at_once]
+            is_last = start + at_once >= len(drawn)
+            # ranks exchange gradients once, with the last part's
+            waits = self.world > 1 and not is_last
+            with self.module.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                loss = self._loss([e for e, _ in part], [s for _, s in part]) / len(drawn)
+                loss.backward()
+            total += loss.detach()
+        if self.world > 1:
+            dist.all_reduce(total)
+        return total / self.world
+
+    def advance(self) -> float:
+        """One iteration; its loss, which is not finite where the step was skipped.
+
+        Raises TrainError after ten such in a row.
+        """
+        recipe = self.recipe
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.learning_rate_at(self.step)
+        loss = float(self._gradients())
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), recipe.gradient_clip)
+        is_finite = math.isfinite(loss) and math.isfinite(float(norm))
+        if is_finite:
+            self.optimiser.step()
+            decay = recipe.average_decay_at(self.step)
+            with torch.no_grad():
+                for kept, new in zip(self.average.parameters(), self.net.parameters(), strict=True):
+                    kept.lerp_(new, 1 - decay)
+        self.step += 1
+        self.num_bad += not is_finite
+        self.bad_in_a_row = 0 if is_finite else self.bad_in_a_row + 1
+        if self.bad_in_a_row == MAX_BAD_STEPS:
+            raise TrainError(
+                f"the loss was not finite {MAX_BAD_STEPS} times in a row up to iteration "
+                f"{self.step}; the last good state stays; try a lower --learning-rate"
+            )
+        return loss if is_finite else math.nan
