@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from model.config import METHODS
 from model.device import pick_device
 from model.inference import WindowGrid, infer
+from model.memory import peak_resident_bytes
 from model.normalise import fit_scale, temporal_median
 from model.result_writer import open_result
 from model.stack_io import read_stack
@@ -67,7 +68,7 @@ def measure(source: Path, target: Path) -> dict[str, float]:
     temporal_median(stack.frames)
     lap("median")
     method = METHODS["restormer3d"]
-    grid = WindowGrid.over(stack.shape, method.tile, method.tile.overlap)
+    grid = WindowGrid.over(stack.shape, method.tile, method.tile.largest_overlap)
     blocks = infer(Identity(), stack.frames, scale, grid, device=pick_device("cpu"), tile_batch=1)
     with open_result(target, stack) as result:
         for block in blocks:
@@ -76,9 +77,7 @@ def measure(source: Path, target: Path) -> dict[str, float]:
             lap("write")
     lap("write")
     seconds["total"] = sum(seconds.values())
-    status = Path("/proc/self/status").read_text("ascii")
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    seconds["peak resident memory, mapped files included [GiB]"] = int(peak.split()[1]) / 2**20
+    seconds["peak resident memory, mapped files included [GiB]"] = peak_resident_bytes() / 2**30
     difference = np.abs(stack.frames[::100].astype(int) - read_stack(target).frames[::100])
     if difference.max() > 1:
         raise RuntimeError(f"the identity came back changed by up to {difference.max()} counts")

@@ -26,8 +26,6 @@ from model.stack_io import read_stack
 
 PROGRAM = Path(__file__).resolve().parent.parent / "process.py"
 OWN_FLAGS = ("--input-dir", "--output-dir", "--method")  # that an evaluation sets itself
-# Linux starts a process's peak of memory at that of the one it came from, which here holds stacks.
-SMALL_PARENT = ("/bin/sh", "-c", '"$@"; exit "$?"', "sh")
 CODE = "code_sha256"  # among a method's settings: a result outlives a change of it
 OTHER_CODE = "kept from before the code changed"
 
@@ -87,7 +85,7 @@ def run_program(noisy: Path, result: Path, flags: Sequence[str], program: Path =
         (source / noisy.name).symlink_to(noisy.resolve())
         folders = ["--input-dir", str(source), "--output-dir", str(target)]
         finished = subprocess.run(  # noqa: S603
-            [*SMALL_PARENT, sys.executable, str(program), *flags, *folders],
+            [sys.executable, str(program), *flags, *folders],
             env=environment, stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         if finished.returncode != 0:

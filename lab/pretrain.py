@@ -1,6 +1,7 @@
-"""Pretrain a method's network on noisy recordings alone, simulated or a user's own.
+"""Pretrain a method's network on noisy recordings alone, or on pairs; simulated or a user's own.
 
     python -m lab.pretrain restormer3d --out weights/restormer3d.safetensors --hours 10
+    python -m lab.pretrain niddl --pairs FOLDER --out weights/niddl.safetensors
     torchrun --nproc-per-node 4 -m lab.pretrain restormer3d --out ...
 
 The numbers are `lab.recipes`'. Interrupted at any time and started again with the same command, it
@@ -11,212 +12,45 @@ goes on from `OUT.resume/` and ends with the same weights. `OUT.csv` and `OUT.pn
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
-import math
 import os
-import signal
 import sys
-import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
 
-from lab.figures import curve_figure
-from lab.noise import LEVELS
+from lab.pairs import Pairs
 from lab.recipes import RECIPES, Objective, Precision, Recipe, Sides
 from lab.recordings import DataError, Folders, Simulator, Source
-from lab.resume import ResumeError, load_run, require_same, save_run
+from lab.resume import ResumeError
 from lab.trainer import Trainer, TrainError
-from lab.validation import ValidationSet
-from model.checkpoint import CheckpointError, load_network, read_checkpoint, save_checkpoint
+from lab.training_run import Run, StopRequest, plain
+from model.checkpoint import CheckpointError, load_network, read_checkpoint
 from model.device import Device, DeviceError, pick_device
 
 logger = logging.getLogger(__name__)
 
 SIMULATED_SHAPE = (300, 128, 128)  # of each simulated recording
-TIME_IS_UP = 1000  # stands where a signal would, above all signals
-COLUMNS = ["step", "loss", *(f"stsnr_{level}" for level in LEVELS), "bad_steps", "seconds"]
-
-
-# ---- The curve --------------------------------------------------------------------------------
-
-
-@dataclass
-class Curve:
-    """What a run logs: a row whenever it is validated."""
-
-    path: Path  # of the CSV
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    @classmethod
-    def up_to(cls, path: Path, step: int) -> Curve:
-        """The curve on disk without what lies beyond an iteration, which will be done again."""
-        rows: list[dict[str, float]] = []
-        if step and path.exists():
-            with path.open(newline="") as file:
-                rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-        return cls(path, [row for row in rows if row["step"] <= step])
-
-    @property
-    def seconds(self) -> float:
-        """Time that the run had taken at the last row."""
-        return self.rows[-1]["seconds"] if self.rows else 0.0
-
-    def write(self) -> None:
-        """The CSV, and a picture of it beside it."""
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in self.rows)
-        curve_figure(self.rows, self.path.with_suffix(".png"))
-
-
-# ---- A run ------------------------------------------------------------------------------------
-
-
-@dataclass
-class StopRequest:
-    """Remembers that the process was asked to end; the iteration under way is finished first."""
-
-    signal: int = 0
-
-    def listen(self) -> None:
-        """From here on SIGTERM and Ctrl-C are requests."""
-        for wanted in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(wanted, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-
-    def agreed(self, device: Device) -> int:
-        """The signal that any of the processes got, the same for all of them; 0 for none."""
-        if not dist.is_initialized():
-            return self.signal
-        flag = torch.tensor(self.signal, device=device.torch_device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return int(flag)
-
-
-@dataclass(kw_only=True)
-class Run:
-    """A trainer with its files, its clock and its validation."""
-
-    trainer: Trainer
-    out: Path
-    provenance: dict[str, Any]
-    validate_every: int
-    save_seconds: float
-    best: float = -math.inf
-    losses: list[float] = field(default_factory=list)  # since the last row of the curve
-
-    def __post_init__(self) -> None:
-        self.is_first = self.trainer.rank == 0  # the one that writes
-        self.folder = self.out.with_suffix(".resume")
-        self.identity = {  # of the run: what a resumed one must share
-            "method": self.trainer.method,
-            **self.provenance["data"],
-            **_plain(asdict(self.trainer.recipe)),
-        }
-        saved = load_run(self.folder)
-        if saved is not None:
-            parts, state = saved
-            require_same(self.folder, state["identity"], self.identity)
-            self.trainer.restore(parts, state)
-            self.best, self.losses = state["best"] or -math.inf, state["losses"]
-            logger.info("goes on from iteration %d", self.trainer.step)
-        self.curve = Curve.up_to(self.out.with_suffix(".csv"), self.trainer.step)
-        self.started = time.monotonic() - (saved[1]["seconds"] if saved else 0.0)
-        self.validation = ValidationSet(self.trainer.method) if self.is_first else None
-
-    @property
-    def seconds(self) -> float:
-        """Of training, over all the times the run was taken up."""
-        return time.monotonic() - self.started
-
-    def save(self) -> None:
-        """Write everything that the next iteration depends on."""
-        if not self.is_first:
-            return
-        state = self.trainer.state() | {
-            "identity": self.identity,
-            "best": self.best if math.isfinite(self.best) else None,
-            "losses": self.losses,
-            "seconds": self.seconds,
-        }
-        save_run(self.folder, self.trainer.step, self.trainer.parts(), state)
-
-    def validate(self) -> None:
-        """Score the moving average, log it, and keep its weights if they are the best so far."""
-        if self.validation is None:
-            return
-        trainer = self.trainer
-        scores = self.validation.score(trainer.average, trainer.device.torch_device)
-        finite = [loss for loss in self.losses if math.isfinite(loss)]
-        row = {
-            "step": trainer.step,
-            "loss": sum(finite) / len(finite) if finite else math.nan,
-            **{f"stsnr_{level}": score for level, score in scores.items()},
-            "bad_steps": trainer.num_bad,
-            "seconds": self.seconds,
-        }
-        self.losses.clear()
-        self.curve.rows.append(row)
-        self.curve.write()
-        mean = sum(scores.values()) / len(scores)
-        if mean > self.best:
-            self.best = mean
-            provenance = self.provenance | {"steps": trainer.step, "validation": scores}
-            save_checkpoint(self.out, trainer.average, method=trainer.method, provenance=provenance)
-        logger.info(
-            "%d/%d  loss %.5f  stSNR %s dB  %.0f s",
-            trainer.step, trainer.recipe.steps, row["loss"],
-            " / ".join(f"{score:.2f}" for score in scores.values()), self.seconds,
-        )  # fmt: skip
-
-    def go(self, hours: float | None, stop: StopRequest) -> int:
-        """Train to the end, the time limit or a signal; the signal, or 0."""
-        trainer, began = self.trainer, time.monotonic()
-        saved = began
-        while trainer.step < trainer.recipe.steps:
-            self.losses.append(trainer.advance())
-            is_last = trainer.step == trainer.recipe.steps
-            if trainer.step % self.validate_every == 0 or is_last:
-                self.validate()
-            now = time.monotonic()
-            is_over = hours is not None and now - began > 3600 * hours
-            if is_over and not stop.signal:
-                stop.signal = TIME_IS_UP
-            received = stop.agreed(trainer.device) if not is_last else 0
-            if received or is_last or now - saved > self.save_seconds:
-                self.save()
-                saved = now
-            if received:
-                logger.info("put down at iteration %d", trainer.step)
-                return 0 if received == TIME_IS_UP else received
-        return 0
-
-
-# ---- The command line -------------------------------------------------------------------------
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """As JSON would give them back: tuples become lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
 
 
 def _stretch(text: str) -> tuple[int, Sides]:
     steps, _, sides = text.partition(":")
     t, h, w = map(int, sides.split("x"))
     return int(steps), (t, h, w)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -226,13 +60,28 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="checkpoint to write (.safetensors)")
     add("--data", type=Path, nargs="+", default=[], help="folders with noisy stacks of your own")
     add(
+        "--pairs",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="folders with gt_imgs/ and noisy_imgs/, for methods that learn from pairs",
+    )
+    add(
         "--simulated",
         type=float,
         metavar="SHARE",
-        help="share of the patches from the simulator (default: 1, with --data 0.5)",
+        help="share of the patches from the simulator (1; with --data 0.5, with --pairs 0)",
     )
     add("--hours", type=float, help="put the run down after so long; start it again to go on")
     add("--start-from", type=Path, metavar="CHECKPOINT", help="weights to begin with")
+    add(
+        "--network",
+        type=_setting,
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="sizes of the network, e.g. variant=unet_pp",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--validate-every", type=int, default=200, metavar="STEPS")
     add("--save-minutes", type=float, default=5.0)
@@ -244,24 +93,41 @@ def _parser() -> argparse.ArgumentParser:
     add("--objective", choices=get_args(Objective))
     add("--target-draws", type=int)
     add("--learning-rate", type=float)
+    add("--loss", choices=("l1", "l2"), help="of pairs")
     add("--precision", choices=get_args(Precision))
     add("--seed", type=int)
     return parser
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    given = {k: v for k, v in vars(args).items() if k in Recipe.__dataclass_fields__}
-    if "curriculum" in given and given["curriculum"] is not None:
-        given["curriculum"] = tuple(given["curriculum"])
-    return replace(RECIPES[args.method], **{k: v for k, v in given.items() if v is not None})
+    known = Recipe.__dataclass_fields__
+    given = {k: v for k, v in vars(args).items() if k in known and v is not None}
+    if args.curriculum:
+        given["curriculum"] = tuple(args.curriculum)
+    return replace(RECIPES[args.method], **given)
+
+
+def _simulated_share(args: argparse.Namespace) -> float:
+    """As asked for, or what suits the data; DataError where it makes no sense."""
+    has_own = bool(args.data or args.pairs)
+    share = args.simulated
+    if share is None:
+        share = 0.0 if args.pairs else 0.5 if args.data else 1.0
+    if not 0 <= share <= 1 or (share < 1 and not has_own):
+        raise DataError(f"--simulated {share}: from 0 to 1, and 1 without --data or --pairs")
+    return float(share)
 
 
 def _sources(
     args: argparse.Namespace, recipe: Recipe, device: Device
 ) -> list[tuple[Source, float]]:
-    simulated = args.simulated
-    if not 0 <= simulated <= 1 or (simulated < 1 and not args.data):
-        raise DataError(f"--simulated {simulated}: from 0 to 1, and 1 without --data")
+    learns_from_pairs = recipe.objective == "pairs"
+    if args.data if learns_from_pairs else args.pairs:
+        right, wrong = ("--pairs", "--data") if learns_from_pairs else ("--data", "--pairs")
+        raise DataError(
+            f"{args.method} with objective {recipe.objective} takes {right}, not {wrong}"
+        )
+    simulated = _simulated_share(args)
     sources: list[tuple[Source, float]] = []
     if simulated > 0:
         simulator = Simulator(
@@ -272,7 +138,12 @@ def _sources(
         )
         sources.append((simulator, simulated))
     if simulated < 1:
-        sources.append((Folders(args.data, args.method, recipe.seed), 1 - simulated))
+        own: Source = (
+            Pairs(args.pairs, args.method, recipe.seed)
+            if learns_from_pairs
+            else Folders(args.data, args.method, recipe.seed)
+        )
+        sources.append((own, 1 - simulated))
     return sources
 
 
@@ -300,10 +171,9 @@ def train(args: argparse.Namespace) -> int:
     stop = StopRequest()
     stop.listen()
     device = _own_device(args.device)
-    if args.simulated is None:
-        args.simulated = 0.5 if args.data else 1.0
     recipe = _recipe(args)
-    trainer = Trainer(args.method, recipe, _sources(args, recipe, device), device)
+    sources = _sources(args, recipe, device)
+    trainer = Trainer(args.method, recipe, sources, device, dict(args.network))
     if trainer.rank:
         logger.setLevel(logging.WARNING)
     if args.start_from:
@@ -312,11 +182,12 @@ def train(args: argparse.Namespace) -> int:
     provenance = {
         "script": "lab/pretrain.py",
         "data": {
-            "simulated": args.simulated,
-            "folders": [folder.name for folder in args.data],
+            "simulated": _simulated_share(args),
+            "folders": [folder.name for folder in args.data + args.pairs],
+            "network": dict(args.network),
             "start_from": args.start_from.name if args.start_from else None,
         },
-        "recipe": _plain(asdict(recipe)),
+        "recipe": plain(asdict(recipe)),
         "device": device.name,
         "torch": torch.__version__,
     }

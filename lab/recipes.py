@@ -10,7 +10,7 @@ from model.config import MaskConfig
 
 Sides = tuple[int, int, int]  # [T,H,W]
 Precision = Literal["fp32", "bf16"]
-Objective = Literal["noise2noise", "noise2void"]
+Objective = Literal["noise2noise", "noise2void", "odd_even", "pairs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,14 @@ class Recipe:
     warm_up: int = 2000  # of these iterations: L1 to the recording's temporal median
     # noise2void: a hidden voxel's own noisy value is its target. noise2noise: so is another draw of
     # the noise at every voxel, 64 times as many to learn from. Only the simulator has such a draw,
-    # recordings of a user's own always go by noise2void.
+    # recordings of a user's own always go by noise2void. odd_even: every other frame has the next
+    # one for target. pairs: a given image with less noise is the target, and nothing is hidden.
     objective: Objective = "noise2noise"
     # The other draw is the mean of so many. The gradient expected of one is the same, its noise
     # is not.
     target_draws: int = 64
     hidden_weight: float = 0.25  # of the loss at the hidden voxels beside that at all (noise2noise)
+    loss: Literal["l1", "l2"] = "l2"  # of pairs; all others have their own
     mask: MaskConfig = field(default_factory=MaskConfig)
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-6
@@ -67,4 +69,34 @@ class Recipe:
         return min(self.average_decay, (step + 1) / (step + 10))
 
 
-RECIPES: dict[str, Recipe] = {"restormer3d": Recipe()}
+_NIDDL = Recipe(
+    curriculum=((25_000, (1, 128, 128)),),
+    batch=6,
+    warm_up=0,
+    objective="pairs",
+    loss="l1",
+    learning_rate=1e-3,
+    weight_decay=0.0,
+)
+
+RECIPES: dict[str, Recipe] = {
+    "restormer3d": Recipe(),
+    "unet3d": Recipe(
+        curriculum=((25_000, (16, 64, 64)),),
+        warm_up=0,
+        learning_rate=1e-3,
+        final_learning_rate=1e-5,
+        weight_decay=0.0,
+    ),
+    # A patch is what the network sees: twice as many frames are read.
+    "unet_att": Recipe(
+        curriculum=((144_000, (64, 64, 64)),),
+        batch=1,
+        warm_up=0,
+        objective="odd_even",
+        learning_rate=5e-5,
+        weight_decay=0.0,
+    ),
+    "niddl": _NIDDL,
+    "niddl_unet": _NIDDL,
+}

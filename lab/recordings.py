@@ -77,6 +77,12 @@ def method_scale(method: str, frames: np.ndarray) -> IntensityScale:
     return fit_scale(frames, percentiles.low_percentile, percentiles.high_percentile)
 
 
+def draw_orientation(patch: Sides, rng: np.random.Generator) -> tuple[int, bool]:
+    """Quarter turns in the plane, and whether to mirror."""
+    turns = [0, 1, 2, 3] if patch[1] == patch[2] else [0, 2]
+    return int(rng.choice(turns)), bool(rng.integers(2))
+
+
 def _generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(rng.integers(2**62)))
 
@@ -117,8 +123,7 @@ class SimulatedRecording:
             int(rng.integers(side - size + 1))
             for side, size in zip(self.clean.shape, patch, strict=True)
         )
-        turn = int(rng.choice([0, 1, 2, 3] if patch[1] == patch[2] else [0, 2]))
-        is_flipped = bool(rng.integers(2))
+        turn, is_flipped = draw_orientation(patch, rng)
 
         def oriented(values: Tensor) -> Tensor:
             values = values[..., h : h + patch[1], w : w + patch[2]].rot90(turn, (-2, -1))
@@ -154,6 +159,12 @@ class Simulator:
         clean = simulate(draw_config(rng, self.shape), rng, self.device)
         detector = draw_detector(rng)
         return SimulatedRecording(self.method, clean, detector, int(rng.integers(2**62)))
+
+
+def shuffled(count: int, seed: int, slot: int, number: int) -> int:
+    """Position `number` of an endless sequence of shuffled rounds of `count`."""
+    turn, place = divmod(number, count)
+    return int(np.random.default_rng([seed, slot, turn]).permutation(count)[place])
 
 
 # ---- A user's own -----------------------------------------------------------------------------
@@ -214,9 +225,7 @@ class Folders:
 
     def recording(self, slot: int, number: int) -> OwnRecording:
         """Every stack once in a random order, then in another."""
-        turn, place = divmod(number, len(self.paths))
-        order = np.random.default_rng([self.seed, slot, turn]).permutation(len(self.paths))
-        return self._open(self.paths[order[place]])
+        return self._open(self.paths[shuffled(len(self.paths), self.seed, slot, number)])
 
 
 # ---- Drawing ----------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 Noise2Void (Krull et al., CVPR 2019, https://arxiv.org/abs/1811.10980), with Noise2Noise's loss
 (Lehtinen et al., ICML 2018, https://arxiv.org/abs/1803.04189) beside it where a recording can be
-had twice. On several processes of torch.distributed it computes what one would.
+had twice; odd frames against even ones; or pairs of images. On several processes of
+torch.distributed it computes what one would, but for batch norm, which sees each one's own part.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,6 +24,7 @@ from model.architectures import build
 from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
 from model.config import METHODS
 from model.device import Device, fitting_batch, place
+from model.odd_even import odd_even_loss, odd_even_pair
 
 MAX_BAD_STEPS = 10  # losses in a row that are not finite
 
@@ -65,6 +67,16 @@ def example_loss(
     return everywhere + hidden_weight * blindspot_loss(prediction, target, coords)
 
 
+def per_example(error: Tensor) -> Tensor:
+    """Mean [B] over the voxels of [B,1,t,h,w]."""
+    return error.mean(dim=(1, 2, 3, 4))
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor:
+    """[B,...] of what every example was asked for."""
+    return torch.stack([part for part in parts if part is not None])
+
+
 # ---- A run of them ---------------------------------------------------------------------------
 
 
@@ -72,9 +84,16 @@ class Trainer:
     """A network with its moving average and optimiser, which can be put down and taken up."""
 
     def __init__(
-        self, method: str, recipe: Recipe, sources: Sequence[tuple[Source, float]], device: Device
+        self,
+        method: str,
+        recipe: Recipe,
+        sources: Sequence[tuple[Source, float]],
+        device: Device,
+        network_config: Mapping[str, Any] | None = None,
     ) -> None:
+        """`network_config` replaces sizes of the method's network."""
         self.method, self.recipe, self.device = method, recipe, device
+        self.network_config = {**METHODS[method].network_config, **(network_config or {})}
         self.rank, self.world = (
             (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         )
@@ -94,8 +113,7 @@ class Trainer:
         self.num_bad = self.bad_in_a_row = 0
 
     def _fresh(self) -> nn.Module:
-        chosen = METHODS[self.method]
-        return build(chosen.network, **chosen.network_config)
+        return build(METHODS[self.method].network, **self.network_config)
 
     # ---- Putting down and taking up
 
@@ -134,21 +152,29 @@ class Trainer:
 
     # ---- Going on
 
+    def _predict(self, noisy: Tensor) -> Tensor:
+        """The network's answer to [B,1,t,h,w], float32."""
+        target = self.device.torch_device
+        is_half = self.recipe.precision == "bf16"
+        with torch.autocast(target.type, torch.bfloat16, enabled=is_half):
+            return self.module(noisy.to(target)).float()
+
     def _loss(self, examples: Sequence[Example], seeds: Sequence[int]) -> Tensor:
         """Sum of the examples' losses."""
         recipe, target = self.recipe, self.device.torch_device
-        autocast = torch.autocast(target.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+        noisy = torch.stack([example.noisy for example in examples])  # [B,1,t,h,w]
         if self.step < recipe.warm_up:
-            noisy = torch.stack([example.noisy for example in examples]).to(target)
-            with autocast:
-                prediction = self.module(noisy).float()
-            median = torch.stack(
-                [example.median for example in examples if example.median is not None]
-            ).to(target)
-            return (prediction - median).abs().mean(dim=(1, 2, 3, 4)).sum()
-        noisy, hidden = masked_input(examples, seeds, recipe)
-        with autocast:
-            prediction = self.module(noisy.to(target)).float()
+            median = _stacked([example.median for example in examples]).to(target)
+            return per_example((self._predict(noisy) - median).abs()).sum()
+        if recipe.objective == "odd_even":
+            odd, even = odd_even_pair(noisy)
+            # the same number of voxels in each: their mean is the mean of means
+            return len(examples) * odd_even_loss(self._predict(odd), even.to(target))
+        if recipe.objective == "pairs":
+            error = self._predict(noisy) - _stacked([e.target for e in examples]).to(target)
+            return per_example(error.abs() if recipe.loss == "l1" else error.square()).sum()
+        masked, hidden = masked_input(examples, seeds, recipe)
+        prediction = self._predict(masked)
         losses = [
             example_loss(prediction[i : i + 1], example, coords.to(target), recipe.hidden_weight)
             for i, (example, coords) in enumerate(zip(examples, hidden, strict=True))
@@ -158,9 +184,11 @@ class Trainer:
     def _gradients(self) -> Tensor:
         """Leave the whole batch's gradients in the network; its mean loss over all ranks."""
         recipe = self.recipe
+        t, h, w = recipe.patch_at(self.step)
+        has_target = recipe.objective in ("noise2noise", "pairs")
         ask = Ask(
-            patch=recipe.patch_at(self.step),
-            target_draws=recipe.target_draws if recipe.objective == "noise2noise" else 0,
+            patch=(2 * t if recipe.objective == "odd_even" else t, h, w),
+            target_draws=recipe.target_draws if has_target else 0,
             median=self.step < recipe.warm_up,
         )
         drawn = [pool.draw(self.step, ask) for pool in self.pools]
@@ -198,6 +226,9 @@ class Trainer:
             with torch.no_grad():
                 for kept, new in zip(self.average.parameters(), self.net.parameters(), strict=True):
                     kept.lerp_(new, 1 - decay)
+                # statistics of batch norm are averages already
+                for own, other in zip(self.average.buffers(), self.net.buffers(), strict=True):
+                    own.copy_(other)
         self.step += 1
         self.num_bad += not is_finite
         self.bad_in_a_row = 0 if is_finite else self.bad_in_a_row + 1

@@ -1,4 +1,4 @@
-"""Adapts a network to one stack: warm-up against its temporal median, then Noise2Void."""
+"""Adapts a network to one stack: against its temporal median, by Noise2Void, or odd to even."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import copy
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.architectures import stride_of
 from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
 from model.budget import Budget
 from model.config import AdaptConfig, Stage
 from model.device import Device, is_out_of_memory, release_memory
 from model.normalise import IntensityScale, temporal_median
+from model.odd_even import odd_even_loss, odd_even_pair
 from model.progress import Progress
 from model.tiling import mirror_index
 
@@ -120,9 +121,12 @@ class _Adapter:
         """The loss of a part of the batch, weighted so that the parts' sum is the batch's mean."""
         target = self.device.torch_device
         if masked is None or coords is None:
-            assert median is not None
+            share = (part.stop - part.start) / len(noisy)
+            if median is None:
+                odd, even = odd_even_pair(noisy[part].to(target))
+                return share * odd_even_loss(self.net(odd), even)
             difference = self.net(noisy[part].to(target)) - median[part].to(target)
-            return difference.abs().mean() * (part.stop - part.start) / len(noisy)
+            return share * difference.abs().mean()
         inside = coords[(coords[:, 0] >= part.start) & (coords[:, 0] < part.stop)]
         share = len(inside) / len(coords)
         inside = inside - torch.tensor([part.start, 0, 0, 0])
@@ -131,9 +135,10 @@ class _Adapter:
 
     def _gradients(self, kind: str) -> float:
         """Draw a batch, leave its gradients in the network, return the loss."""
+        t, h, w = self.patch
         noisy, median = sample_patches(
-            self.frames, self.scale, self.patch, self.config.batch, self.generator,
-            self.median if kind == "warm_up" else None,
+            self.frames, self.scale, (2 * t if kind == "odd_even" else t, h, w),
+            self.config.batch, self.generator, self.median if kind == "warm_up" else None,
         )  # fmt: skip
         coords = masked = None
         if kind == "blindspot":
@@ -159,10 +164,21 @@ class _Adapter:
             self.micro_batch //= 2
             logger.warning("  out of memory: %d patches at a time from here on", self.micro_batch)
 
+    def fit_pairs(self) -> None:
+        """Cut patches to the number of odd frames; AdaptError where these are too few."""
+        step = stride_of(self.net)[0]
+        pairs = len(self.frames) // 2 // step * step
+        if not pairs:
+            raise AdaptError(
+                f"{len(self.frames)} frames are too few to learn the even frames from the odd "
+                f"ones: at least {2 * step} are needed; choose another --method, or --steps 0"
+            )
+        self.patch = (min(self.patch[0], pairs), *self.patch[1:])
+
     def _shrink_patch(self) -> bool:
         """Halve the patch in the plane; False where it is as small as is useful."""
         t, h, w = self.patch
-        stride = cast(tuple[int, int, int], self.net.stride)
+        stride = stride_of(self.net)
         if min(h, w) // 2 < 16 or (h // 2) % stride[1] or (w // 2) % stride[2]:
             return False
         self.optimiser.zero_grad(set_to_none=True)
@@ -218,6 +234,8 @@ def adapt(
     bad_in_a_row = 0
     net.train()
     for stage in stages:
+        if stage.kind == "odd_even" and stage.steps:
+            adapter.fit_pairs()
         if stage.kind == "warm_up" and stage.steps and not budget.expired:
             adapter.median = temporal_median(frames)
         for number in range(stage.steps):

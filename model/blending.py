@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from model.config import BlendWindow
 from model.tiling import AxisPlan
 
 
@@ -37,12 +38,39 @@ def gaussian_window(size: int, sigma_fraction: float = 0.125, floor: float = 1e-
     return weights.clamp(min=floor * float(weights.max())).float()
 
 
-def accumulated_weight(window: Tensor, plan: AxisPlan) -> Tensor:
+def centre_windows(plan: AxisPlan) -> Tensor:
+    """Weights 0 and 1, float32 [starts,size]: every position is taken from one window alone.
+
+    Neighbours share their overlap equally; the last window, which may overlap by more, keeps its
+    share of it all.
+    """
+    trim = (plan.size - (plan.starts[1] - plan.starts[0])) // 2 if plan.num_windows > 1 else 0
+    owner = torch.zeros(plan.padded_length, dtype=torch.int64)
+    for number, start in enumerate(plan.starts):
+        owner[start + (trim if number else 0) :] = number
+    return torch.stack(
+        [
+            (owner[start : start + plan.size] == number).float()
+            for number, start in enumerate(plan.starts)
+        ]
+    )
+
+
+def axis_windows(kind: BlendWindow, plan: AxisPlan) -> Tensor:
+    """Weights of the windows along an axis, float32: [size] for all, or [starts,size]."""
+    if kind == "centre":
+        return centre_windows(plan)
+    if kind == "flat":
+        return torch.ones(plan.size)
+    return hann_window(plan.size) if kind == "hann" else gaussian_window(plan.size)
+
+
+def accumulated_weight(windows: Tensor, plan: AxisPlan) -> Tensor:
     """Sum of the windows at all starts of an axis, float32 [padded length]; positive everywhere."""
     total = torch.zeros(plan.padded_length, dtype=torch.float64)
-    for start in plan.starts:
-        total[start : start + plan.size] += window.cpu()
-    return total.float().to(window.device)
+    for start, window in zip(plan.starts, windows.expand(plan.num_windows, -1).cpu(), strict=True):
+        total[start : start + plan.size] += window
+    return total.float().to(windows.device)
 
 
 class BlendAccumulator:
@@ -62,12 +90,15 @@ class BlendAccumulator:
         weights: tuple[Tensor, Tensor, Tensor],
         device: torch.device | str,
     ) -> None:
-        for plan, window in zip((time, rows, columns), weights, strict=True):
-            assert window.shape == (plan.size,), f"{tuple(window.shape)} weights for {plan}"
+        """`weights` along each axis: [size] for all windows, or [starts,size]."""
         self._time, self._rows, self._columns = time, rows, columns
-        in_time, in_rows, in_columns = (window.to(device) for window in weights)
-        self._time_window = in_time[:, None, None]  # [t,1,1]
-        self._frame_window = torch.outer(in_rows, in_columns)  # [h,w]
+        in_time, in_rows, in_columns = (
+            windows.to(device).expand(plan.num_windows, plan.size)
+            for plan, windows in zip((time, rows, columns), weights, strict=True)
+        )
+        self._time_windows = in_time[:, :, None, None]  # [starts,t,1,1]
+        self._row_windows = dict(zip(rows.starts, in_rows, strict=True))  # [h] by start
+        self._column_windows = dict(zip(columns.starts, in_columns, strict=True))
         self._time_weight = accumulated_weight(in_time, time)[:, None, None]
         self._frame_weight = torch.outer(
             accumulated_weight(in_rows, rows), accumulated_weight(in_columns, columns)
@@ -87,7 +118,8 @@ class BlendAccumulator:
         place = self._current[
             :, row_start : row_start + height, column_start : column_start + width
         ]
-        place.addcmul_(values.to(place), self._frame_window)
+        window = torch.outer(self._row_windows[row_start], self._column_windows[column_start])
+        place.addcmul_(values.to(place), window)  # [t,h,w] by [h,w]
         self._num_added += 1
 
     def advance(self) -> Tensor | None:
@@ -99,7 +131,7 @@ class BlendAccumulator:
         expected = self._rows.num_windows * self._columns.num_windows
         assert self._num_closed < len(starts), "all time starts are closed"
         assert self._num_added == expected, f"{self._num_added} windows of {expected} were added"
-        self._blended.addcmul_(self._current, self._time_window)
+        self._blended.addcmul_(self._current, self._time_windows[self._num_closed])
         start = starts[self._num_closed]
         self._num_closed += 1
         self._num_added = 0

@@ -18,7 +18,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from model.architectures import ARCHITECTURES, build
+from model.architectures import build
+from model.config import METHODS
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def read_checkpoint(path: Path, method: str) -> Checkpoint:
             f"save it with model.checkpoint.save_checkpoint"
         ) from error
     if found != method:
-        hint = f", or choose --method {found}" if found in ARCHITECTURES else ""
+        hint = f", or choose --method {found}" if found in METHODS else ""
         raise CheckpointError(
             f"{path}: holds weights of method {found!r}, expected {method!r}; put the right file "
             f"there{hint}"
@@ -120,7 +121,7 @@ def read_checkpoint(path: Path, method: str) -> Checkpoint:
 def load_network(checkpoint: Checkpoint) -> nn.Module:
     """A fresh network with the checkpoint's weights, on the CPU; strict about names and shapes."""
     try:
-        net = build(checkpoint.method, **checkpoint.config)
+        net = build(METHODS[checkpoint.method].network, **checkpoint.config)
         net.load_state_dict(dict(checkpoint.tensors), strict=True)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -34,7 +34,7 @@ class MaskConfig:
 class Stage:
     """One stretch of adaptation with one loss."""
 
-    kind: Literal["warm_up", "blindspot"]
+    kind: Literal["warm_up", "blindspot", "odd_even"]
     steps: int
     learning_rate: float
     final_learning_rate: float | None = None  # cosine over the stage down to this; None: constant
@@ -51,16 +51,28 @@ class AdaptConfig:
     mask: MaskConfig = field(default_factory=MaskConfig)
 
 
+BlendWindow = Literal["hann", "gaussian", "flat", "centre"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TileConfig:
-    """Sliding windows of inference; [T,H,W] as in training, on which attention depends."""
+    """Sliding windows of inference; tuples are [T,H,W]."""
 
-    size: tuple[int, int, int] = (32, 64, 64)
-    overlap: float = 0.5  # in all three axes
+    size: tuple[int, int, int] = (32, 64, 64)  # as in training where the result depends on it
+    shrinks: bool = False  # to the length of a shorter axis, instead of mirroring that up to size
+    overlap: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of neighbours, as a part of the size
+    # How neighbours are joined: weighted sums, or "centre": each keeps what it is nearest to.
+    windows: tuple[BlendWindow, BlendWindow, BlendWindow] = ("hann", "gaussian", "gaussian")
+    mirror_time: bool = True  # half a window at both ends, so that no frame is at a window's rim
     # Tried in turn when the time left is too short for the one before: about 1, 1/2, 1/3 and 1/5
-    # of the windows.
+    # of the windows where the overlap is 0.5.
     reduced_overlaps: tuple[float, ...] = (0.375, 0.25, 0.125)
     largest_batch: int = 16  # windows at a time on a GPU; beyond, nothing is gained
+
+    @property
+    def largest_overlap(self) -> float:
+        """Of the three axes."""
+        return max(self.overlap)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +83,27 @@ class Method:
     network_config: Mapping[str, Any] = field(default_factory=dict)  # where it is not the default
     normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
-    stages: tuple[Stage, ...]  # from a checkpoint
-    scratch_stages: tuple[Stage, ...]  # without one
+    checkpoint: Literal["wanted", "required", "never"] = "wanted"
+    stages: tuple[Stage, ...] = ()  # from a checkpoint; none: the method cannot adapt
+    scratch_stages: tuple[Stage, ...] = ()  # without one
     tile: TileConfig = field(default_factory=TileConfig)
     # Largest memory per voxel of a patch or window, from which batches are chosen.
     training_bytes_per_voxel: int
     inference_bytes_per_voxel: int
+
+
+def _niddl(arch: str) -> Method:
+    return Method(
+        network="niddl",
+        network_config={"arch": arch},
+        checkpoint="required",
+        tile=TileConfig(
+            size=(8, 1024, 1024), shrinks=True, overlap=(0.0, 0.125, 0.125),
+            windows=("flat", "gaussian", "gaussian"), mirror_time=False,
+        ),
+        training_bytes_per_voxel=4_000,
+        inference_bytes_per_voxel=1_500,
+    )  # fmt: skip
 
 
 METHODS: dict[str, Method] = {
@@ -90,7 +117,54 @@ METHODS: dict[str, Method] = {
         training_bytes_per_voxel=50_000,
         inference_bytes_per_voxel=6_000,
     ),
-}
+    # Zero-shot: 400 + 4000 iterations on every stack, which end in the noise to be subtracted.
+    "dvt_unet3d": Method(
+        network="dvt_unet3d",
+        checkpoint="never",
+        adapt=AdaptConfig(batch=2, weight_decay=0.0),
+        scratch_stages=(
+            Stage(kind="warm_up", steps=400, learning_rate=4e-4),
+            Stage(kind="blindspot", steps=4000, learning_rate=4e-4, final_learning_rate=1e-5),
+        ),
+        tile=TileConfig(windows=("gaussian", "gaussian", "gaussian")),
+        training_bytes_per_voxel=6_000,
+        inference_bytes_per_voxel=2_000,
+    ),
+    # A checkpoint as it is; --steps adapts it.
+    "unet3d": Method(
+        network="unet3d",
+        checkpoint="required",
+        normalise=NormaliseConfig(low_percentile=3.0, high_percentile=97.0),
+        adapt=AdaptConfig(patch=(16, 64, 64), batch=4, weight_decay=0.0),
+        stages=(Stage(kind="blindspot", steps=0, learning_rate=1e-4),),
+        tile=TileConfig(
+            size=(32, 128, 128), shrinks=True, overlap=(0.125, 0.125, 0.125),
+            windows=("flat", "flat", "flat"), mirror_time=False,
+        ),
+        training_bytes_per_voxel=4_000,
+        inference_bytes_per_voxel=1_500,
+    ),
+    "unet_att": Method(
+        network="unet_att",
+        # From the least voxel, so that 0 is darkness; a gain of 1, as published, would leave raw
+        # counts, on which the square of the error drowns its absolute value.
+        normalise=NormaliseConfig(low_percentile=0.0, high_percentile=99.5),
+        adapt=AdaptConfig(patch=(256, 64, 64), weight_decay=0.0),
+        stages=(Stage(kind="odd_even", steps=0, learning_rate=5e-5),),
+        scratch_stages=(
+            Stage(kind="odd_even", steps=4000, learning_rate=5e-4, final_learning_rate=5e-6),
+        ),
+        tile=TileConfig(
+            size=(512, 64, 64), shrinks=True, overlap=(0.25, 0.25, 0.25),
+            windows=("centre", "centre", "centre"), mirror_time=False,
+        ),
+        training_bytes_per_voxel=2_500,
+        inference_bytes_per_voxel=1_000,
+    ),
+    # Supervised: every frame by itself, as it was learned from pairs of a low and a high signal.
+    "niddl": _niddl("hourglass_wres"),
+    "niddl_unet": _niddl("unet_fixed"),
+}  # fmt: skip
 
 
 class UsageError(ValueError):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 from dataclasses import dataclass
 
 import pynvml
 import torch
 from torch import nn
 
-from model.memory import available_bytes
+from model.memory import available_bytes, peak_resident_bytes
 
 MEMORY_RESERVE = 0.2  # fraction of what is free that is left alone: fragmentation, the library
 
@@ -108,8 +107,12 @@ def place(net: nn.Module, device: Device) -> nn.Module:
     if device.is_cuda:
         return net.to(device.torch_device)
     _keep_freed_memory()
-    # Twice as fast for the whole network, 30 times for a depth-wise convolution alone.
-    return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    # Twice as fast for a whole Restormer3D, 30 times for a depth-wise convolution alone.
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in net.parameters():
+        if parameter.ndim in layouts:
+            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
+    return net
 
 
 def free_bytes(device: Device) -> float:
@@ -149,7 +152,7 @@ def release_memory(device: Device) -> None:
 
 def peak_bytes(device: Device) -> tuple[int, int | None]:
     """Largest memory held so far: this process on the host, and tensors on the GPU."""
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    host = peak_resident_bytes()
     return host, torch.cuda.max_memory_allocated(device.torch_device) if device.is_cuda else None
 
 

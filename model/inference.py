@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.blending import BlendAccumulator, gaussian_window, hann_window
-from model.config import TileConfig
+from model.blending import BlendAccumulator, axis_windows
+from model.config import BlendWindow, TileConfig
 from model.device import Device, is_out_of_memory, release_memory
 from model.normalise import IntensityScale
 from model.progress import Progress
@@ -37,15 +37,30 @@ class WindowGrid:
     time: AxisPlan
     rows: AxisPlan
     columns: AxisPlan
+    windows: tuple[BlendWindow, BlendWindow, BlendWindow]
 
     @classmethod
-    def over(cls, shape: tuple[int, int, int], tile: TileConfig, overlap: float) -> WindowGrid:
-        """The grid for a stack [T,H,W]: mirrored at both ends in time, in space only if short."""
-        return cls(
-            time=plan_axis(shape[0], tile.size[0], overlap, pad=True),
-            rows=plan_axis(shape[1], tile.size[1], overlap, pad=False),
-            columns=plan_axis(shape[2], tile.size[2], overlap, pad=False),
-        )
+    def over(
+        cls,
+        shape: tuple[int, int, int],
+        tile: TileConfig,
+        overlap: float,
+        stride: tuple[int, int, int] = (1, 1, 1),
+    ) -> WindowGrid:
+        """The grid for a stack [T,H,W].
+
+        Args:
+            overlap: the most that neighbours overlap along any axis, as a part of their size.
+            stride: what the sides of a window must be multiples of, should it shrink.
+        """
+        plans = []
+        for axis, (length, size, step) in enumerate(zip(shape, tile.size, stride, strict=True)):
+            if tile.shrinks:
+                size = min(size, -(-length // step) * step)
+            pad = tile.mirror_time and axis == 0
+            plans.append(plan_axis(length, size, min(overlap, tile.overlap[axis]), pad=pad))
+        time, rows, columns = plans
+        return cls(time=time, rows=rows, columns=columns, windows=tile.windows)
 
     @property
     def num_windows(self) -> int:
@@ -142,18 +157,18 @@ def infer(
 ) -> Iterator[np.ndarray]:
     """Denoised frames [n,H,W] float32 in the network's units, in order, each exactly once.
 
-    Hann in time, Gaussian in space, divided by the accumulated weight. Out of memory halves the
-    number of windows at a time.
+    Windows are weighted as the grid says and divided by the accumulated weight. Out of memory
+    halves the number of windows at a time.
 
     Raises InferenceError where not even one window fits, or the network gives NaN or Inf.
     """
     net.eval()
-    windows = (
-        hann_window(grid.time.size),
-        gaussian_window(grid.rows.size),
-        gaussian_window(grid.columns.size),
+    in_time, in_rows, in_columns = (
+        axis_windows(kind, plan)
+        for kind, plan in zip(grid.windows, (grid.time, grid.rows, grid.columns), strict=True)
     )
-    blend = BlendAccumulator(grid.time, grid.rows, grid.columns, windows, device.torch_device)
+    weights = in_time, in_rows, in_columns
+    blend = BlendAccumulator(grid.time, grid.rows, grid.columns, weights, device.torch_device)
     slabs = _Slabs(frames, scale, grid, device)
     corners = grid.corners
     progress = Progress("denoising", grid.num_windows, "windows")

@@ -68,12 +68,23 @@ def _check_writable(folder: Path) -> None:
 
 
 def _read_weights(config: RunConfig) -> tuple[Path, Checkpoint] | None:
+    method = METHODS[config.method]
+    if method.checkpoint == "never":
+        return None
     folders = [config.weights] if config.weights else [MOUNTED_WEIGHTS, SHIPPED_WEIGHTS]
     try:
         path = find_checkpoint(config.method, folders)
-        return (path, read_checkpoint(path, config.method)) if path else None
+        if path:
+            return path, read_checkpoint(path, config.method)
     except CheckpointError as error:
         raise JobError(f"no stack was denoised: {error}", 1) from error
+    if method.checkpoint == "required":
+        raise JobError(
+            f"no stack was denoised: {config.method} needs a checkpoint and {folders[-1]} holds no "
+            f"{config.method}.safetensors; train one: python -m lab.pretrain {config.method} "
+            f"--out {folders[-1] / config.method}.safetensors", 1,
+        )  # fmt: skip
+    return None
 
 
 def _voxels(paths: StackPaths) -> int:
@@ -96,6 +107,14 @@ class Job:
         make_deterministic()
         self.config = config
         self._record_lock = threading.Lock()
+        if (
+            config.steps
+            and not METHODS[config.method].stages + METHODS[config.method].scratch_stages
+        ):
+            raise JobError(
+                f"--steps {config.steps}: {config.method} learned from pairs and cannot adapt to a "
+                "stack; leave it out", 2,
+            )  # fmt: skip
         self.stacks = _find(config)
         limit = config.time_limit
         if limit is None:
@@ -124,6 +143,9 @@ class Job:
             self.record.checkpoint_sha256 = checkpoint.sha256
             self.record.checkpoint_provenance = dict(checkpoint.provenance)
             logger.info("method %s, checkpoint %s", config.method, path)
+        elif METHODS[config.method].checkpoint == "never":
+            checkpoint = None
+            logger.info("method %s, learned from scratch on every stack", config.method)
         else:
             checkpoint = None
             logger.warning(

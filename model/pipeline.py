@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from model.adapt import AdaptError, AdaptReport, adapt
-from model.architectures import build
+from model.architectures import build, stride_of
 from model.budget import Budget, StackPlan, plan_stack
 from model.checkpoint import Checkpoint, load_network
 from model.config import Method, Stage
@@ -44,8 +44,11 @@ class Denoiser:
         stages = self.method.stages if self.checkpoint else self.method.scratch_stages
         if self.steps is None:
             return stages
-        total = sum(stage.steps for stage in stages)
-        ends = np.cumsum([0, *(stage.steps for stage in stages)]) * self.steps / max(1, total)
+        # where the method does not adapt unless asked to, all stages count alike
+        shares = (
+            [stage.steps for stage in stages] if any(s.steps for s in stages) else [1] * len(stages)
+        )
+        ends = np.cumsum([0, *shares]) * self.steps / max(1, sum(shares))
         counts = np.diff(np.rint(ends).astype(int)).tolist()
         return tuple(replace(stage, steps=n) for stage, n in zip(stages, counts, strict=True))
 
@@ -145,7 +148,7 @@ class Denoiser:
                 is_pretrained=self.checkpoint is not None,
             )  # fmt: skip
         _note_adaptation(record, report)
-        grid = WindowGrid.over(stack.shape, method.tile, plan.overlap)
+        grid = WindowGrid.over(stack.shape, method.tile, plan.overlap, stride_of(net))
         record.overlap, record.windows = plan.overlap, grid.num_windows
         blocks = infer(net, stack.frames, scale, grid, device=device, tile_batch=tile_batch)
         while True:
@@ -167,15 +170,16 @@ class Denoiser:
     ) -> StackPlan:
         """How the time that is left for this stack is spent; without a limit nothing is timed."""
         tile = self.method.tile
+        full = tile.largest_overlap
         if math.isinf(budget.remaining()):
-            return StackPlan(overlap=tile.overlap, inference_seconds=0.0, adapt_seconds=math.inf)
-        grid = WindowGrid.over(stack.shape, tile, tile.overlap)
+            return StackPlan(overlap=full, inference_seconds=0.0, adapt_seconds=math.inf)
+        grid = WindowGrid.over(stack.shape, tile, full, stride_of(net))
         each = seconds_per_window(net, stack.frames, scale, grid, self.device, tile_batch)
         plan = plan_stack(
             budget.remaining(),
             each,
-            lambda overlap: WindowGrid.over(stack.shape, tile, overlap).num_windows,
-            (tile.overlap, *tile.reduced_overlaps),
+            lambda overlap: WindowGrid.over(stack.shape, tile, overlap, stride_of(net)).num_windows,
+            (full, *(overlap for overlap in tile.reduced_overlaps if overlap < full)),
         )
         logger.info(
             "  %s for this stack: about %s to denoise it, %s to adapt",
@@ -183,8 +187,8 @@ class Denoiser:
             clock_text(plan.inference_seconds),
             clock_text(max(0.0, plan.adapt_seconds)),
         )
-        if plan.overlap != tile.overlap:
-            record.shortened.append(f"overlap {tile.overlap} lowered to {plan.overlap}")
+        if plan.overlap != full:
+            record.shortened.append(f"overlap {full} lowered to {plan.overlap}")
         if plan.is_late:
             record.shortened.append("inference alone takes longer than the time limit")
             logger.warning(

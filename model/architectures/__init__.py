@@ -11,7 +11,11 @@ from typing import Any
 
 from torch import nn
 
+from model.architectures.dvt_unet3d import DvtUNet3D, DvtUNet3DConfig
+from model.architectures.niddl import Niddl, NiddlConfig
 from model.architectures.restormer3d import Restormer3D, Restormer3DConfig
+from model.architectures.unet3d import UNet3D, UNet3DConfig
+from model.architectures.unet_att import UNetAtt, UNetAttConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,17 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "restormer3d": Architecture(Restormer3D, Restormer3DConfig),
+    "dvt_unet3d": Architecture(DvtUNet3D, DvtUNet3DConfig),
+    "unet3d": Architecture(UNet3D, UNet3DConfig),
+    "unet_att": Architecture(UNetAtt, UNetAttConfig),
+    "niddl": Architecture(Niddl, NiddlConfig),
 }
+
+
+def stride_of(net: nn.Module) -> tuple[int, int, int]:
+    """What the sides [T,H,W] of a network's patches must be multiples of."""
+    stride: tuple[int, int, int] = net.stride  # type: ignore[assignment]
+    return stride
 
 
 def build(name: str, **overrides: Any) -> nn.Module:

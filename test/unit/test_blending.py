@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.blending import BlendAccumulator, accumulated_weight, gaussian_window, hann_window
+from model.blending import (
+    BlendAccumulator,
+    accumulated_weight,
+    axis_windows,
+    centre_windows,
+    gaussian_window,
+    hann_window,
+)
+from model.config import BlendWindow
 from model.tiling import AxisPlan, plan_axis
 
 
@@ -175,3 +183,37 @@ def test_blending_on_the_gpu_equals_the_cpu() -> None:
                 finished.append(frames.cpu())
         stacks.append(torch.cat(finished))
     torch.testing.assert_close(*stacks, atol=1e-6, rtol=1e-5)
+
+
+def test_centre_windows_share_the_axis_as_the_published_stitching_does() -> None:
+    plan = plan_axis(512, 64, 0.25, pad=False)
+    windows = centre_windows(plan)
+    kept = [
+        (start + int(window.nonzero()[0]), start + int(window.nonzero()[-1]) + 1)
+        for start, window in zip(plan.starts, windows, strict=True)
+    ]
+    assert kept[:3] == [(0, 56), (56, 104), (104, 152)]
+    assert kept[-2:] == [(440, 456), (456, 512)]  # [440,488), of which the last overwrites a part
+    torch.testing.assert_close(accumulated_weight(windows, plan), torch.ones(512))
+
+
+@pytest.mark.parametrize("length", [5, 8, 9, 40])
+def test_centre_windows_take_every_position_once(length: int) -> None:
+    plan = plan_axis(length, 8, 0.25, pad=False)
+    assert accumulated_weight(centre_windows(plan), plan).tolist() == [1.0] * max(8, length)
+
+
+@pytest.mark.parametrize("kind", ["hann", "gaussian", "flat", "centre"])
+def test_every_kind_of_window_joins_what_was_one(kind: BlendWindow) -> None:
+    time, rows, columns = (plan_axis(n, 8, 0.25, pad=n == 19) for n in (19, 21, 8))
+    stack = torch.rand(19, 21, 8)
+    padded = stack[time.source_index][:, rows.source_index][:, :, columns.source_index]
+    weights = tuple(axis_windows(kind, plan) for plan in (time, rows, columns))
+    blend = BlendAccumulator(time, rows, columns, weights, "cpu")  # type: ignore[arg-type]
+    frames = []
+    for t in time.starts:
+        for y in rows.starts:
+            blend.add(y, 0, padded[t : t + 8, y : y + 8])
+        frames.append(blend.advance())
+    joined = torch.cat([part for part in frames if part is not None])
+    torch.testing.assert_close(joined, stack)

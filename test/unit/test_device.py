@@ -1,8 +1,12 @@
 """Devices: which one and why, what fits its memory, and what counts as too little of it."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +22,8 @@ from model.device import (
     pick_device,
     place,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -118,6 +124,13 @@ def test_the_peak_of_the_host_is_in_bytes(cpu: Device) -> None:
     host, on_gpu = peak_bytes(cpu)
     assert 5e7 < host < 1e14  # torch alone is more than 50 MB
     assert on_gpu is None
+
+
+def test_the_peak_of_the_host_is_this_processs_own() -> None:
+    held = np.ones(300 * 2**20, np.uint8)  # getrusage would count it as the child's
+    ask = "from model.memory import peak_resident_bytes; print(peak_resident_bytes())"
+    said = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, check=True)
+    assert 2**20 < int(said.stdout) < held.nbytes / 2
 
 
 def test_a_device_cannot_be_changed_by_accident(cpu: Device) -> None:

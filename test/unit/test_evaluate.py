@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from lab.contenders import run_program
 from lab.evaluate import main
 from lab.figures import View
 from lab.floors import FLOORS
@@ -195,16 +194,6 @@ def test_flags_after_the_dashes_reach_the_program(
     flags = ["--steps", "7", "--device", "cpu", "--method", "restormer3d"]
     assert calls[0][:6] == flags
     assert calls[1][:8] == [*flags, "--steps", "40"]
-
-
-def test_the_peak_of_memory_is_the_programs_own(movie: Path, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    measured = "__import__('resource').getrusage(0).ru_maxrss * 1024"
-    program.write_text(PROGRAM.replace("3_100_000_000", measured))
-    held = np.ones(300 * 2**20, np.uint8)  # a child would start with this as its peak
-    cost = run_program(movie, tmp_path / "result.npz", [], program)
-    assert cost.peak_bytes is not None
-    assert 0 < cost.peak_bytes < held.nbytes / 2
 
 
 def test_a_finished_result_is_not_made_again(

@@ -21,6 +21,7 @@ from lab.recordings import Ask, Example
 from lab.resume import load_run
 from lab.trainer import MAX_BAD_STEPS, Trainer, TrainError, example_loss, masked_input
 from lab.validation import ValidationSet
+from model.architectures import ARCHITECTURES
 from model.architectures.restormer3d import Restormer3DConfig
 from model.blindspot import blindspot_loss
 from model.checkpoint import load_network, read_checkpoint
@@ -306,3 +307,64 @@ def _rng() -> np.random.Generator:
 def _curve(out: Path) -> list[dict[str, str]]:
     with out.with_suffix(".csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+# ---- Objectives -------------------------------------------------------------------------------
+
+
+def small_trainer(method: str, monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> Trainer:
+    tiny = asdict(ARCHITECTURES[METHODS[method].network].config.tiny())
+    monkeypatch.setitem(METHODS, method, replace(METHODS[method], network_config=tiny))
+    return Trainer(method, recipe, [(Noise(), 1.0)], CPU)
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_every_method_with_a_recipe_trains(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(RECIPES[method], curriculum=((3, (8, 16, 16)),), batch=2)
+    run = small_trainer(method, monkeypatch, recipe)
+    start = {name: value.clone() for name, value in run.net.state_dict().items()}
+    assert all(np.isfinite(run.advance()) for _ in range(3))
+    assert any(not torch.equal(value, start[name]) for name, value in run.net.state_dict().items())
+
+
+def test_odd_frames_are_asked_to_predict_even_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    class Asked(Noise):
+        def draw(self, ask: Ask, rng: np.random.Generator) -> Example:
+            asked.append(ask.patch)
+            frames = torch.arange(float(ask.patch[0])).view(1, -1, 1, 1)
+            return Example(noisy=frames.expand(1, *ask.patch), target=None, median=None)
+
+    recipe = replace(RECIPES["unet_att"], curriculum=((1, (8, 8, 8)),), precision="fp32")
+    run = small_trainer("unet_att", monkeypatch, recipe)
+    run.pools[0].sources = [(Asked(), 1.0)]
+    run._predict = lambda noisy: noisy + 1.0  # type: ignore[method-assign]
+    assert float(run._loss([run.pools[0].draw(0, _ask((16, 8, 8)))[0]], [0])) == 0.0
+    assert asked == [(16, 8, 8)]
+
+
+@pytest.mark.parametrize("loss, wanted", [("l1", 2.0), ("l2", 4.0)])
+def test_pairs_compare_all_voxels_with_the_target(
+    monkeypatch: pytest.MonkeyPatch, loss: str, wanted: float
+) -> None:
+    recipe = replace(RECIPES["niddl"], loss=loss, curriculum=((1, (1, 8, 8)),))  # type: ignore[arg-type]
+    run = small_trainer("niddl", monkeypatch, recipe)
+    noisy = torch.rand(1, 1, 8, 8)
+    example = Example(noisy=noisy, target=noisy - 2.0, median=None)
+    run._predict = lambda noisy: noisy  # type: ignore[method-assign]
+    assert float(run._loss([example], [0])) == pytest.approx(wanted)
+
+
+def test_data_of_the_wrong_kind_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out.safetensors"), "--device", "cpu"]
+    assert main(["niddl", *out, "--data", str(tmp_path)]) == 1
+    assert "takes --pairs, not --data" in capsys.readouterr().err
+    assert main(["restormer3d", *out, "--pairs", str(tmp_path)]) == 1
+    assert "takes --data, not --pairs" in capsys.readouterr().err
+
+
+def _ask(patch: tuple[int, int, int]) -> Ask:
+    return Ask(patch=patch, target_draws=0, median=False)

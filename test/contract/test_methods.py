@@ -1,0 +1,117 @@
+"""What every method promises: the same program, the same behaviour."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from model.architectures import ARCHITECTURES
+from model.checkpoint import save_checkpoint
+from model.config import METHODS
+from model.report import RECORD_NAME
+
+PROGRAM = Path(__file__).parents[2] / "process.py"
+SHAPE = (20, 40, 36)  # no multiple of any window
+NEEDS_ONE = [name for name, method in METHODS.items() if method.checkpoint == "required"]
+CANNOT_ADAPT = [name for name, m in METHODS.items() if not m.stages + m.scratch_stages]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    last_line: str
+    output: Path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small untrained networks of all methods."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name, method in METHODS.items():
+        architecture = ARCHITECTURES[method.network]
+        torch.manual_seed(0)
+        net = architecture.network(architecture.config.tiny())
+        save_checkpoint(folder / f"{name}.safetensors", net, method=name, provenance={})
+    return folder
+
+
+def write_recording(folder: Path, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    frames = np.random.default_rng(0).poisson(300, shape).astype(np.uint16)
+    folder.mkdir(parents=True)
+    tifffile.imwrite(folder / "mouse.tif", frames, photometric="minisblack")
+    return frames
+
+
+def run(folder: Path, *flags: str) -> Outcome:
+    places = ["--input-dir", str(folder / "in"), "--output-dir", str(folder / "out")]
+    command = [sys.executable, str(PROGRAM), *places, "--device", "cpu", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
+    return Outcome(done.returncode, last, folder / "out")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_denoises_a_stack_to_its_own_shape_and_dtype(
+    method: str, weights: Path, tmp_path: Path
+) -> None:
+    noisy = write_recording(tmp_path / "in")
+    steps = () if method in CANNOT_ADAPT else ("--steps", "1")
+    done = run(tmp_path, "--method", method, "--weights", str(weights), *steps)
+    assert (done.code, done.last_line) == (0, "")
+    denoised = tifffile.imread(done.output / "mouse.tif")
+    assert (denoised.shape, denoised.dtype) == (noisy.shape, noisy.dtype)
+    assert not np.array_equal(denoised, noisy)
+    record = json.loads((done.output / RECORD_NAME).read_text())
+    assert record["method"] == method
+    assert record["stacks"][0]["steps_done"] == len(steps) // 2
+
+
+@pytest.mark.parametrize("method", NEEDS_ONE)
+def test_a_method_without_its_checkpoint_says_how_to_train_it(method: str, tmp_path: Path) -> None:
+    write_recording(tmp_path / "in")
+    done = run(tmp_path, "--method", method, "--weights", str(tmp_path))
+    assert done.code == 1
+    assert (
+        f"python -m lab.pretrain {method} --out {tmp_path}/{method}.safetensors" in done.last_line
+    )
+
+
+@pytest.mark.parametrize("method", CANNOT_ADAPT)
+def test_iterations_asked_of_a_method_that_cannot_adapt_are_refused(
+    method: str, weights: Path, tmp_path: Path
+) -> None:
+    write_recording(tmp_path / "in")
+    done = run(tmp_path, "--method", method, "--weights", str(weights), "--steps", "5")
+    assert done.code == 2
+    assert "learned from pairs and cannot adapt" in done.last_line
+
+
+def test_an_unknown_method_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    write_recording(tmp_path / "in")
+    done = run(tmp_path, "--method", "unet9")
+    assert done.code == 2
+    assert all(name in done.last_line for name in METHODS)
+
+
+def test_a_stack_too_short_for_pairs_of_frames_says_how_many_it_needs(
+    weights: Path, tmp_path: Path
+) -> None:
+    write_recording(tmp_path / "in", (15, 40, 36))
+    done = run(tmp_path, "--method", "unet_att", "--weights", str(weights), "--steps", "1")
+    assert done.code == 1
+    assert "mouse.tif: 15 frames are too few" in done.last_line
+    assert "at least 16" in done.last_line
+
+
+def test_weights_of_another_method_are_refused(weights: Path, tmp_path: Path) -> None:
+    write_recording(tmp_path / "in")
+    (tmp_path / "unet3d.safetensors").write_bytes((weights / "niddl.safetensors").read_bytes())
+    done = run(tmp_path, "--method", "unet3d", "--weights", str(tmp_path))
+    assert done.code == 1
+    assert "holds weights of method 'niddl', expected 'unet3d'" in done.last_line
