@@ -18,12 +18,13 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from model.architectures import build
+from model.architectures import ARCHITECTURES, build
 from model.config import METHODS
 
 logger = logging.getLogger(__name__)
 
 SUMS_FILE = "SHA256SUMS"
+PUBLISHED = {"origin": "the checkpoint that the method's authors published"}
 
 
 class CheckpointError(ValueError):
@@ -91,11 +92,20 @@ def read_checkpoint(path: Path, method: str) -> Checkpoint:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        from_published = ARCHITECTURES[METHODS[method].network].from_published
+        if from_published and "method" not in metadata:
+            tensors = from_published(tensors)
+            metadata = {"method": method, "config": "{}", "provenance": json.dumps(PUBLISHED)}
         found, config = metadata["method"], json.loads(metadata["config"])
         provenance = json.loads(metadata.get("provenance", "{}"))
     except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(
             f"{path}: not a whole safetensors file ({error}); restore it"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: neither a checkpoint of this program nor the one its authors published "
+            f"({error}); save it with model.checkpoint.save_checkpoint"
         ) from error
     except KeyError as error:
         raise CheckpointError(

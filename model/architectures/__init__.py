@@ -6,15 +6,16 @@ carries its sizes as `net.config`, and knows nothing of normalisation, padding, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from model.architectures.dvt_unet3d import DvtUNet3D, DvtUNet3DConfig
 from model.architectures.niddl import Niddl, NiddlConfig
 from model.architectures.restormer3d import Restormer3D, Restormer3DConfig
-from model.architectures.unet3d import UNet3D, UNet3DConfig
+from model.architectures.unet3d import UNet3D, UNet3DConfig, rename_keys
 from model.architectures.unet_att import UNetAtt, UNetAttConfig
 
 
@@ -24,12 +25,14 @@ class Architecture:
 
     network: type[nn.Module]
     config: type[Any]
+    # What makes this network's tensors of those of a checkpoint that its authors published.
+    from_published: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "restormer3d": Architecture(Restormer3D, Restormer3DConfig),
     "dvt_unet3d": Architecture(DvtUNet3D, DvtUNet3DConfig),
-    "unet3d": Architecture(UNet3D, UNet3DConfig),
+    "unet3d": Architecture(UNet3D, UNet3DConfig, rename_keys),
     "unet_att": Architecture(UNetAtt, UNetAttConfig),
     "niddl": Architecture(Niddl, NiddlConfig),
 }

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from model.architectures import build
+from model.architectures.unet3d import PUBLISHED_LAYERS
 from model.checkpoint import (
+    PUBLISHED,
     SUMS_FILE,
     CheckpointError,
     expected_sum,
@@ -201,7 +203,7 @@ def test_weights_of_another_known_method_name_the_flag_that_fits(
 ) -> None:
     save_checkpoint(path, net, method=METHOD, provenance={})
     with pytest.raises(CheckpointError, match=f"or choose --method {METHOD}"):
-        read_checkpoint(path, "unet")
+        read_checkpoint(path, "unet3d")
 
 
 def test_tensors_of_other_shapes_are_refused(path: Path, net: nn.Module) -> None:
@@ -229,3 +231,30 @@ def test_sizes_that_cannot_be_built_are_refused(config: str, path: Path) -> None
 def test_sizes_that_are_no_json_are_refused(path: Path) -> None:
     save_raw(path, {"weight": torch.ones(3)}, method=METHOD, config="dim=2")
     assert "not a whole safetensors file" in error_of(path)
+
+
+def published_unet3d() -> dict[str, torch.Tensor]:
+    """Tensors as the public entry's checkpoint names them."""
+    ours = build("unet3d").state_dict()
+    theirs = {layer: name for name, layer in PUBLISHED_LAYERS.items()}
+    return {
+        ".".join([theirs[name.partition(".")[0]], name.partition(".")[2]]): tensor + 0.5
+        for name, tensor in ours.items()
+    }
+
+
+def test_the_published_unet3d_loads_under_its_own_names(tmp_path: Path) -> None:
+    path = tmp_path / "unet3d.safetensors"
+    published = published_unet3d()
+    safetensors.torch.save_file(published, path)
+    checkpoint = read_checkpoint(path, "unet3d")
+    assert checkpoint.provenance == PUBLISHED
+    net = load_network(checkpoint)
+    assert torch.equal(net.state_dict()["out.weight"], published["final.weight"])
+
+
+def test_tensors_that_are_nobodys_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "unet3d.safetensors"
+    safetensors.torch.save_file({"enc9.weight": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match=r"enc9\.weight: no such layer"):
+        read_checkpoint(path, "unet3d")
