@@ -118,9 +118,16 @@ class BlendAccumulator:
         place = self._current[
             :, row_start : row_start + height, column_start : column_start + width
         ]
-        window = torch.outer(self._row_windows[row_start], self._column_windows[column_start])
-        place.addcmul_(values.to(place), window)  # [t,h,w] by [h,w]
+        place.addcmul_(values.to(place), self._frame_window(row_start, column_start))
         self._num_added += 1
+
+    def _frame_window(self, row_start: int, column_start: int) -> Tensor:
+        """Weights [h,w] of a window."""
+        return torch.outer(self._row_windows[row_start], self._column_windows[column_start])
+
+    def weight_of(self, number: int, row_start: int, column_start: int) -> Tensor:
+        """Weights [t,h,w] of the window at the time start of this number."""
+        return self._time_windows[number] * self._frame_window(row_start, column_start)
 
     def advance(self) -> Tensor | None:
         """Close the current time start; the frames [n,H,W] float32 that this makes final, if any.

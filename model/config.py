@@ -188,6 +188,10 @@ def _number_of_seconds(text: str) -> float:
     return value
 
 
+def _yes_or_no(text: str) -> bool:
+    return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text]
+
+
 def _whole_number(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -213,6 +217,9 @@ class RunConfig:
     device: str = _knob("auto", "where to compute", ("auto", "cpu", "cuda"))
     seed: int = _knob(0, "seed of every random choice; the same for each stack")
     log_level: str = _knob("info", "how much to say", ("debug", "info", "warning", "error"))
+    keep_brightness: bool = _knob(
+        False, "unet_att: give every window the brightness of the noisy one, as its published code"
+    )
     weights: Path | None = _knob(
         None, "folder of checkpoints (default: /opt/ml/model if it holds one, else the shipped one)"
     )
@@ -225,7 +232,7 @@ class RunConfig:
         """
         types: dict[str, Callable[[str], Any]] = {
             "input_dir": Path, "output_dir": Path, "weights": Path, "seed": _whole_number,
-            "steps": _whole_number, "time_limit": _number_of_seconds,
+            "steps": _whole_number, "time_limit": _number_of_seconds, "keep_brightness": _yes_or_no,
         }  # fmt: skip
         known = {f"DENOISE_{knob.name.upper()}": knob.name for knob in fields(cls)}
         if strays := sorted(k for k in env if k.startswith("DENOISE_") and k not in known):
@@ -237,9 +244,12 @@ class RunConfig:
             allow_abbrev=False,
         )
         for knob in fields(cls):
+            # a switch may stand alone, or have a value as its variable has
+            extra: dict[str, Any] = {"nargs": "?", "const": True} if knob.type == "bool" else {}
             parser.add_argument(
                 f"--{knob.name.replace('_', '-')}",
                 type=types.get(knob.name, str),
+                **extra,
                 choices=knob.metadata["choices"],
                 default=knob.default,
                 help=knob.metadata["help"].replace("%", "%%"),
@@ -248,4 +258,17 @@ class RunConfig:
         flags = [
             f"--{name.replace('_', '-')}={env[key]}" for key, name in known.items() if key in env
         ]
-        return cls(**vars(parser.parse_args([*flags, *argv])))
+        config = cls(**vars(parser.parse_args([*flags, *argv])))
+        config._require_sense()
+        return config
+
+    def _require_sense(self) -> None:
+        """Refuse what the chosen method would silently ignore."""
+        method = METHODS[self.method]
+        if self.steps and not method.stages + method.scratch_stages:
+            raise UsageError(
+                f"--steps {self.steps}: {self.method} learned from pairs and cannot adapt to a "
+                "stack; leave it out"
+            )
+        if self.keep_brightness and self.method != "unet_att":
+            raise UsageError(f"--keep-brightness belongs to unet_att, not to {self.method}")

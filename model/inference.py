@@ -145,6 +145,15 @@ def seconds_per_window(
         corners = corners[: len(corners) // 2]
 
 
+def _brightness_gain(noisy: Tensor, denoised: Tensor, weight: Tensor) -> Tensor:
+    """The published UNet-Att's gain [1] of one window [1,t,h,w] over the piece that is kept of it.
+
+    sqrt(sum of the noisy voxels / sum of the denoised ones); 1 where that is no number.
+    """
+    ratio = (noisy * weight).sum() / (denoised * weight).sum()
+    return torch.where(ratio > 0, ratio, torch.ones_like(ratio)).sqrt()
+
+
 @torch.inference_mode()
 def infer(
     net: nn.Module,
@@ -154,11 +163,16 @@ def infer(
     *,
     device: Device,
     tile_batch: int,
+    keeps_brightness: bool = False,
 ) -> Iterator[np.ndarray]:
     """Denoised frames [n,H,W] float32 in the network's units, in order, each exactly once.
 
     Windows are weighted as the grid says and divided by the accumulated weight. Out of memory
     halves the number of windows at a time.
+
+    Args:
+        keeps_brightness: give every window the published UNet-Att's gain (off there too by default:
+            each window has its own, which can make seams).
 
     Raises InferenceError where not even one window fits, or the network gives NaN or Inf.
     """
@@ -173,7 +187,7 @@ def infer(
     corners = grid.corners
     progress = Progress("denoising", grid.num_windows, "windows")
     num_done = 0
-    for start in grid.time.starts:
+    for number, start in enumerate(grid.time.starts):
         slab = slabs.at(start)
         position = 0
         while position < len(corners):
@@ -183,6 +197,9 @@ def infer(
                 tile_batch = len(batch) // 2
                 continue
             for (y, x), values in zip(batch, denoised, strict=True):
+                if keeps_brightness:
+                    weight = blend.weight_of(number, y, x)
+                    values *= _brightness_gain(_cut(slab, [(y, x)], grid)[0], values, weight)
                 blend.add(y, x, values[0])
             position += len(batch)
             num_done += len(batch)

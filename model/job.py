@@ -107,14 +107,6 @@ class Job:
         make_deterministic()
         self.config = config
         self._record_lock = threading.Lock()
-        if (
-            config.steps
-            and not METHODS[config.method].stages + METHODS[config.method].scratch_stages
-        ):
-            raise JobError(
-                f"--steps {config.steps}: {config.method} learned from pairs and cannot adapt to a "
-                "stack; leave it out", 2,
-            )  # fmt: skip
         self.stacks = _find(config)
         limit = config.time_limit
         if limit is None:
@@ -158,6 +150,7 @@ class Job:
             device=device,
             seed=config.seed,
             steps=config.steps,
+            keeps_brightness=config.keep_brightness,
         )
 
     def run(self) -> list[str]:

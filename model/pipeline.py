@@ -38,6 +38,7 @@ class Denoiser:
     device: Device
     seed: int
     steps: int | None  # the operator's, instead of the method's
+    keeps_brightness: bool = False  # see model.inference.infer
 
     def stages(self) -> tuple[Stage, ...]:
         """The adaptation of one stack; with `steps` the stages keep their proportions."""
@@ -150,7 +151,10 @@ class Denoiser:
         _note_adaptation(record, report)
         grid = WindowGrid.over(stack.shape, method.tile, plan.overlap, stride_of(net))
         record.overlap, record.windows = plan.overlap, grid.num_windows
-        blocks = infer(net, stack.frames, scale, grid, device=device, tile_batch=tile_batch)
+        blocks = infer(
+            net, stack.frames, scale, grid, device=device, tile_batch=tile_batch,
+            keeps_brightness=self.keeps_brightness,
+        )  # fmt: skip
         while True:
             with record.timed("infer"):
                 block = next(blocks, None)

@@ -37,6 +37,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         architecture = ARCHITECTURES[method.network]
         torch.manual_seed(0)
         net = architecture.network(architecture.config.tiny())
+        if name == "unet_att":  # a gain needs something bright
+            torch.nn.init.constant_(net.out.bias, 0.5)
         save_checkpoint(folder / f"{name}.safetensors", net, method=name, provenance={})
     return folder
 
@@ -115,3 +117,15 @@ def test_weights_of_another_method_are_refused(weights: Path, tmp_path: Path) ->
     done = run(tmp_path, "--method", "unet3d", "--weights", str(tmp_path))
     assert done.code == 1
     assert "holds weights of method 'niddl', expected 'unet3d'" in done.last_line
+
+
+def test_the_published_gain_is_off_and_can_be_asked_for(weights: Path, tmp_path: Path) -> None:
+    write_recording(tmp_path / "in")
+    flags = ("--method", "unet_att", "--weights", str(weights), "--steps", "0")
+    plain = run(tmp_path, *flags)
+    first = tifffile.imread(plain.output / "mouse.tif")
+    assert run(tmp_path, *flags, "--keep-brightness").code == 0
+    assert not np.array_equal(first, tifffile.imread(plain.output / "mouse.tif"))
+    refused = run(tmp_path, "--method", "unet3d", "--weights", str(weights), "--keep-brightness")
+    assert refused.code == 2
+    assert "belongs to unet_att" in refused.last_line

@@ -251,3 +251,19 @@ def test_a_shrinking_window_covers_a_short_axis_at_the_networks_stride() -> None
     assert grid.time.starts[:2] == (0, 12)
     assert grid.columns.starts == (0, 36)  # a stride of 56 would leave the frame
     assert grid.rows.pad_after == 8
+
+
+def test_the_published_gain_makes_every_kept_piece_as_bright_as_the_noisy_one() -> None:
+    """A network that halves: the gain is sqrt(sum / half the sum), as published, not 2."""
+    tile = TileConfig(size=(8, 16, 16), overlap=(0.25, 0.25, 0.25), mirror_time=False,
+                      windows=("centre", "centre", "centre"))  # fmt: skip
+    frames = np.random.default_rng(0).uniform(1, 2, (12, 20, 18)).astype(np.float32)
+    grid = WindowGrid.over(frames.shape, tile, 0.5)
+
+    class Half(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x / 2
+
+    blocks = infer(Half(), frames, IntensityScale(offset=0.0, gain=1.0), grid,
+                   device=pick_device("cpu"), tile_batch=2, keeps_brightness=True)  # fmt: skip
+    np.testing.assert_allclose(np.concatenate(list(blocks)), frames / np.sqrt(2), rtol=1e-5)
