@@ -24,6 +24,7 @@ from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from lab.pairs import Pairs
 from lab.recipes import RECIPES, Objective, Precision, Recipe, Sides
@@ -211,6 +212,9 @@ def main(argv: Sequence[str]) -> int:
         received = train(args)
     except (CheckpointError, DataError, DeviceError, ResumeError, TrainError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except (OSError, SafetensorError) as error:  # of the checkpoint or the curve
+        print(f"{args.out}: {error}; what was saved last stays, run it again", file=sys.stderr)
         return 1
     finally:
         if dist.is_initialized():

@@ -62,10 +62,12 @@ class Curve:
 
     def write(self) -> None:
         """The CSV, and a picture of it beside it."""
-        with self.path.open("w", newline="") as file:
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in self.rows)
+        temporary.replace(self.path)
         curve_figure(self.rows, self.path.with_suffix(".png"))
 
 

@@ -1,5 +1,6 @@
 """Adaptation: its stages, its patches, and what ends, shrinks or spoils it."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -355,3 +356,10 @@ def test_patches_are_normalised() -> None:
     patches, _ = sample_patches(frames, scale, (6, 16, 16), 1, torch.Generator().manual_seed(0))
     assert patches.dtype == torch.float32
     assert (patches == 2).all()
+
+
+def test_no_clean_stack_can_be_handed_to_an_adaptation() -> None:  # C24
+    assert set(inspect.signature(adapt).parameters) == {
+        "net", "frames", "scale", "stages", "config", "device", "budget", "seed", "micro_batch",
+        "is_pretrained",
+    }  # fmt: skip

@@ -55,3 +55,15 @@ def test_without_a_checkpoint_it_learns_400_and_4000_iterations() -> None:  # C7
 def test_restormer3d_normalises_by_the_published_percentiles() -> None:  # C3
     normalise = METHODS["restormer3d"].normalise
     assert (normalise.low_percentile, normalise.high_percentile) == (0.5, 99.5)
+
+
+def test_the_plain_unet_scales_by_the_3rd_and_97th_percentile() -> None:  # C22
+    percentiles = METHODS["unet3d"].normalise
+    assert (percentiles.low_percentile, percentiles.high_percentile) == (3.0, 97.0)
+
+
+def test_the_dvt_unet_learns_every_stack_from_scratch() -> None:  # C7
+    method = METHODS["dvt_unet3d"]
+    assert method.checkpoint == "never"
+    stages = [(stage.kind, stage.steps) for stage in method.scratch_stages]
+    assert stages == [("warm_up", 400), ("blindspot", 4000)]

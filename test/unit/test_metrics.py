@@ -242,3 +242,20 @@ def test_a_result_that_is_not_finite_is_not_judged() -> None:
     broken[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         judge(SCENE, SCENE, broken)
+
+
+def test_psnr_and_nrmse_of_any_results_are_one_figure() -> None:  # C18
+    """NRMSE 10^(PSNR/20) is MAX over the clean stack's root mean square, whatever the result."""
+    rng = np.random.default_rng(0)
+    clean = rng.uniform(100, 5000, (1, 32, 32))
+    scale = 65535 / np.sqrt(np.square(clean).mean())
+    for deviation in (10.0, 100.0, 1000.0):
+        result = clean + rng.normal(0, deviation, clean.shape)
+        nrmse = np.sqrt(np.square(result - clean).mean() / np.square(clean).mean())
+        ratio = psnr(clean, result, 65535.0).spatial
+        assert nrmse * 10 ** (ratio / 20) == pytest.approx(scale, rel=1e-9)
+
+
+def test_a_root_mean_square_error_of_a_hundredth_is_40_db() -> None:
+    clean = np.zeros((1, 16, 16))
+    assert psnr(clean, clean + 655.35, 65535.0).spatial == pytest.approx(40.0)

@@ -198,6 +198,23 @@ def test_files_to_resume_from_are_small_and_old_ones_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick_validation", "small_movies")
+def test_a_full_disk_ends_the_run_with_a_reason_and_leaves_what_was_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.safetensors"
+    assert main([*RUN, "--out", str(out), "--validate-every", "1", "--hours", "0"]) == 0
+    before = out.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lab.training_run.curve_figure", full)
+    assert main([*RUN, "--out", str(out), "--validate-every", "1"]) == 1
+    assert "No space left on device; what was saved last stays" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+@pytest.mark.usefixtures("quick_validation", "small_movies")
 def test_a_run_begun_with_other_numbers_is_not_taken_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

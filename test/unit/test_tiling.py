@@ -90,3 +90,11 @@ def test_the_stride_follows_from_the_overlap(size: int, overlap: float, stride: 
 def test_an_overlap_outside_0_to_1_is_refused(overlap: float) -> None:
     with pytest.raises(ValueError, match=f"overlap by {overlap}; give a fraction from 0"):
         plan_axis(100, 32, overlap, pad=False)
+
+
+def test_tiles_of_the_plain_unet_lie_as_its_published_program_puts_them() -> None:
+    assert plan_axis(490, 128, 0.125, pad=False).starts == (0, 112, 224, 336, 362)
+    in_time = plan_axis(1500, 32, 0.125, pad=False).starts
+    assert len(in_time) == 54
+    assert in_time[:2] == (0, 28)
+    assert in_time[-1] == 1468
