@@ -76,10 +76,26 @@ class TileConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowRankConfig:
+    """Denoising by the recording's own principal components; lengths in frames and pixels."""
+
+    block: int = 24  # about two cells wide; blocks overlap by half
+    noise_sigma: float = 2.0  # over which the noise's variance is averaged
+    time_sigma: float = 4.0  # components are looked for after this blur,
+    space_sigmas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4)  # and one of these
+    mean_sigmas: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
+    spectrum_smoothing: float = 4.0  # frequencies over which a course's spectrum is averaged
+    threshold_margin: float = 1.02  # over the greatest component of noise alone
+    sampled_blocks: int = 12  # on which the spatial blur is chosen
+    probe: float = 0.3  # of Stein's estimate, in deviations of the noise
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One published system: its network and what one run does with it."""
 
-    network: str  # a key of ARCHITECTURES
+    network: str = ""  # a key of ARCHITECTURES; none where low_rank is given
+    low_rank: LowRankConfig | None = None  # denoise without a network
     network_config: Mapping[str, Any] = field(default_factory=dict)  # where it is not the default
     normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
@@ -88,8 +104,8 @@ class Method:
     scratch_stages: tuple[Stage, ...] = ()  # without one
     tile: TileConfig = field(default_factory=TileConfig)
     # Largest memory per voxel of a patch or window, from which batches are chosen.
-    training_bytes_per_voxel: int
-    inference_bytes_per_voxel: int
+    training_bytes_per_voxel: int = 0
+    inference_bytes_per_voxel: int = 0
 
 
 def _niddl(arch: str) -> Method:
@@ -164,6 +180,7 @@ METHODS: dict[str, Method] = {
     # Supervised: every frame by itself, as it was learned from pairs of a low and a high signal.
     "niddl": _niddl("hourglass_wres"),
     "niddl_unet": _niddl("unet_fixed"),
+    "lowrank": Method(checkpoint="never", low_rank=LowRankConfig()),
 }  # fmt: skip
 
 
@@ -267,8 +284,8 @@ class RunConfig:
         method = METHODS[self.method]
         if self.steps and not method.stages + method.scratch_stages:
             raise UsageError(
-                f"--steps {self.steps}: {self.method} learned from pairs and cannot adapt to a "
-                "stack; leave it out"
+                f"--steps {self.steps}: {self.method} does not adapt to a stack by iterations; "
+                "leave it out"
             )
         if self.keep_brightness and self.method != "unet_att":
             raise UsageError(f"--keep-brightness belongs to unet_att, not to {self.method}")

@@ -137,7 +137,7 @@ class Job:
             logger.info("method %s, checkpoint %s", config.method, path)
         elif METHODS[config.method].checkpoint == "never":
             checkpoint = None
-            logger.info("method %s, learned from scratch on every stack", config.method)
+            logger.info("method %s, which needs no checkpoint", config.method)
         else:
             checkpoint = None
             logger.warning(

@@ -14,9 +14,10 @@ from model.adapt import AdaptError, AdaptReport, adapt
 from model.architectures import build, stride_of
 from model.budget import Budget, StackPlan, plan_stack
 from model.checkpoint import Checkpoint, load_network
-from model.config import Method, Stage
+from model.config import LowRankConfig, Method, Stage
 from model.device import Device, fitting_batch, is_out_of_memory, peak_bytes, place, reset_peak
 from model.inference import InferenceError, WindowGrid, infer, seconds_per_window
+from model.lowrank import LowRank, LowRankError
 from model.normalise import IntensityScale, fit_scale
 from model.progress import clock_text
 from model.report import StackRecord, thinned
@@ -63,7 +64,7 @@ class Denoiser:
             self._denoise(paths, budget, record)
         except StackError:
             raise
-        except (AdaptError, InferenceError) as error:
+        except (AdaptError, InferenceError, LowRankError) as error:
             raise StackError(f"{name}: {error}") from error
         except Exception as error:
             if is_out_of_memory(error):
@@ -104,11 +105,31 @@ class Denoiser:
                 logger.warning("  every voxel has the same value: written unchanged")
                 for start in range(0, len(stack.frames), CONSTANT_BLOCK):
                     result.append(stack.frames[start : start + CONSTANT_BLOCK].astype(np.float64))
+            elif self.method.low_rank:
+                self._low_rank(result, stack, self.method.low_rank, record)
             else:
                 self._adapt_and_infer(result, stack, scale, budget, record)
         record.status = "unchanged" if scale.is_constant else "denoised"
         record.result = str(paths.target)
         record.peak_host_bytes, record.peak_device_bytes = peak_bytes(self.device)
+
+    def _low_rank(
+        self, result: ResultWriter, stack: Stack, config: LowRankConfig, record: StackRecord
+    ) -> None:
+        with record.timed("decompose"):
+            found = LowRank(stack.frames, config, self.seed)
+        logger.info(
+            "  %d components in %d blocks, spatial scale %g",
+            found.num_components, len(found.factors), found.space_sigma,
+        )  # fmt: skip
+        blocks = found.render()
+        while True:
+            with record.timed("render"):
+                block = next(blocks, None)
+            if block is None:
+                break
+            with record.timed("write"):
+                result.append(block)
 
     def _adapt_and_infer(
         self,

@@ -34,6 +34,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small untrained networks of all methods."""
     folder = tmp_path_factory.mktemp("weights")
     for name, method in METHODS.items():
+        if not method.network:
+            continue
         architecture = ARCHITECTURES[method.network]
         torch.manual_seed(0)
         net = architecture.network(architecture.config.tiny())
@@ -71,7 +73,7 @@ def test_every_method_denoises_a_stack_to_its_own_shape_and_dtype(
     assert not np.array_equal(denoised, noisy)
     record = json.loads((done.output / RECORD_NAME).read_text())
     assert record["method"] == method
-    assert record["stacks"][0]["steps_done"] == len(steps) // 2
+    assert (record["stacks"][0]["steps_done"] or 0) == len(steps) // 2
 
 
 @pytest.mark.parametrize("method", NEEDS_ONE)
@@ -91,7 +93,7 @@ def test_iterations_asked_of_a_method_that_cannot_adapt_are_refused(
     write_recording(tmp_path / "in")
     done = run(tmp_path, "--method", method, "--weights", str(weights), "--steps", "5")
     assert done.code == 2
-    assert "learned from pairs and cannot adapt" in done.last_line
+    assert "does not adapt to a stack" in done.last_line
 
 
 def test_an_unknown_method_is_answered_with_the_known_ones(tmp_path: Path) -> None:

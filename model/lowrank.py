@@ -1,0 +1,281 @@
+"""Denoises a recording by its own low-rank structure: no network, no training, no GPU.
+
+Cells, dendrites and neuropil each have a place and a course in time; in a small block of tissue a
+handful of such products is all there is beside the noise. The recording is standardised by its own
+noise, each block's principal components above the noise are kept and shrunk, and their courses are
+filtered in time. Sees the whole recording at once, which no network with windows does.
+After penalised matrix decomposition (Buchanan et al., bioRxiv 334706, 2018) in spirit; shrinkage
+as for spiked matrices (Gavish & Donoho, IEEE Trans. Inf. Theory 63:2137, 2017), Wiener filter from
+the smoothed periodogram, spatial scale by Monte-Carlo SURE (Ramani et al., IEEE TIP 17:1540, 2008).
+
+Streams: holds a band of rows and the factors of the blocks, never a second stack.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from model.blending import accumulated_weight, hann_window
+from model.config import LowRankConfig
+from model.progress import Progress
+from model.tiling import AxisPlan, plan_axis
+
+logger = logging.getLogger(__name__)
+
+MIN_FRAMES = 16  # fewer have neither a mean worth the name nor courses
+FRAMES_AT_A_TIME = 64
+
+
+class LowRankError(RuntimeError):
+    """The recording cannot be denoised this way; the message says why."""
+
+
+# ---- Noise and mean ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Background:
+    """What does not change: per pixel [H,W], in raw units."""
+
+    mean: np.ndarray  # over time
+    smooth_mean: np.ndarray  # the same, blurred as far as its own noise makes worthwhile
+    deviation: np.ndarray  # of the noise of a single voxel
+
+
+def measure_background(frames: np.ndarray, config: LowRankConfig) -> Background:
+    """Mean and noise of a stack [T,H,W], the noise from differences of neighbouring frames."""
+    num_frames = len(frames)
+    total = np.zeros(frames.shape[1:])
+    squares = np.zeros(frames.shape[1:])
+    before = None
+    for frame in frames:
+        frame = frame.astype(np.float64)
+        total += frame
+        if before is not None:
+            squares += np.square(frame - before)
+        before = frame
+    mean = total / num_frames
+    # Half the squared difference has the noise's variance wherever nothing moves that fast.
+    variance = ndimage.gaussian_filter(squares / (2 * (num_frames - 1)), config.noise_sigma)
+    variance = np.maximum(variance, 1e-6 * max(float(variance.mean()), 1e-12))
+    return Background(
+        mean=mean,
+        smooth_mean=_blurred_mean(mean, float(variance.mean()) / num_frames, config),
+        deviation=np.sqrt(variance),
+    )
+
+
+def _blurred_mean(mean: np.ndarray, variance: float, config: LowRankConfig) -> np.ndarray:
+    """The mean image blurred by the width of least estimated risk (Stein's, exact for a blur)."""
+    impulse = np.zeros((33, 33))
+    impulse[16, 16] = 1
+    best, least = mean, np.inf
+    for sigma in config.mean_sigmas:
+        blurred = ndimage.gaussian_filter(mean, sigma)
+        centre = ndimage.gaussian_filter(impulse, sigma)[16, 16]
+        risk = np.square(mean - blurred).mean() + 2 * variance * centre
+        if risk < least:
+            best, least = blurred, risk
+    return best
+
+
+# ---- One block --------------------------------------------------------------------------------
+
+
+def principal_components(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Singular values [K], greatest first, and right singular vectors [P,K] of a block [T,P]."""
+    is_tall = block.shape[0] >= block.shape[1]
+    gram = block.T @ block if is_tall else block @ block.T
+    values, vectors = torch.linalg.eigh(gram)
+    singular = values.flip(0).clamp_min(0).sqrt()
+    vectors = vectors.flip(1)
+    if not is_tall:
+        vectors = block.T @ vectors / singular.clamp_min(1e-12)
+    return singular, vectors
+
+
+def wiener(courses: np.ndarray, smoothing: float) -> np.ndarray:
+    """Courses [T,K] in noise of variance 1, filtered by what their own spectra show above it."""
+    num_frames = len(courses)
+    # mirrored, so that the ends do not jump
+    spectrum = np.fft.rfft(np.concatenate([courses, courses[::-1]]), axis=0)
+    power = np.square(np.abs(spectrum)) / (2 * num_frames)
+    power = ndimage.gaussian_filter1d(power, smoothing, axis=0)
+    gain = np.maximum(power - 1, 0) / np.maximum(power, 1e-12)
+    return np.fft.irfft(spectrum * gain, 2 * num_frames, axis=0)[:num_frames]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """A block [T,h,w] as a product."""
+
+    courses: np.ndarray  # [T,K] float32
+    footprints: np.ndarray  # [K,h*w] float32
+
+
+def decompose(
+    block: np.ndarray, smoothed: np.ndarray, threshold: float, config: LowRankConfig
+) -> Factors:
+    """Factors of a standardised block [T,h,w].
+
+    Components are those of the smoothed block that stand above `threshold`, the greatest singular
+    value that noise alone would have; their courses come from the block as it is.
+    """
+    num_frames = len(block)
+    singular, vectors = principal_components(torch.from_numpy(smoothed.reshape(num_frames, -1)))
+    kept = int((singular > threshold).sum())
+    footprints = vectors[:, :kept].numpy()  # [P,K]
+    strength = singular[:kept].numpy()
+    shrunk = np.sqrt(1 - np.square(threshold / strength))
+    courses = wiener(block.reshape(num_frames, -1) @ footprints, config.spectrum_smoothing)
+    return Factors(
+        courses=(courses * shrunk).astype(np.float32), footprints=footprints.T.astype(np.float32)
+    )
+
+
+# ---- The recording ----------------------------------------------------------------------------
+
+
+def _smooth(block: np.ndarray, space_sigma: float, config: LowRankConfig) -> np.ndarray:
+    sigma = (config.time_sigma, space_sigma, space_sigma)
+    return ndimage.gaussian_filter(block, sigma, truncate=3.0)
+
+
+def _noise_only(block: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A block [T,h,w] of noise alone: differences of neighbouring frames in a random order.
+
+    With the noise's own correlations within a frame, which a formula would not know.
+    """
+    pairs = [(block[first + 1 :: 2][:n] - block[first::2][:n]) / np.sqrt(2)
+             for first, n in ((0, len(block) // 2), (1, (len(block) - 1) // 2))]  # fmt: skip
+    noise = np.concatenate(pairs)
+    noise = noise[rng.permutation(len(noise))]
+    return np.concatenate([noise, noise[: len(block) - len(noise)]])
+
+
+class LowRank:
+    """The factors of all blocks of one recording."""
+
+    def __init__(self, frames: np.ndarray, config: LowRankConfig, seed: int = 0) -> None:
+        """Decompose a stack [T,H,W] of any real dtype; LowRankError where it is too short."""
+        if len(frames) < MIN_FRAMES:
+            raise LowRankError(
+                f"{len(frames)} frames are too few for the low-rank method: at least {MIN_FRAMES} "
+                "are needed; choose another --method"
+            )
+        self.frames, self.config = frames, config
+        self._rng = np.random.default_rng(seed)
+        self.rows, self.columns = (
+            plan_axis(length, config.block, 0.5, pad=False) for length in frames.shape[1:]
+        )
+        self.background = measure_background(frames, config)
+        self.space_sigma, self.threshold = self._choose()
+        self.factors = self._decompose_all()
+
+    def _block(self, row: int, column: int, band: np.ndarray | None = None) -> np.ndarray:
+        """Standardised block [T,h,w] float32 at starts of the padded axes."""
+        size = self.config.block
+        columns = self.columns.source_index[column : column + size]
+        if band is None:
+            band = self._band(row)
+        return np.ascontiguousarray(band[:, :, columns])
+
+    def _band(self, row: int) -> np.ndarray:
+        """Standardised rows [T,h,W] float32 of all blocks that start at a row."""
+        rows = self.rows.source_index[row : row + self.config.block]
+        mean, deviation = self.background.mean[rows], self.background.deviation[rows]
+        band = np.empty((len(self.frames), *mean.shape), np.float32)
+        for number, frame in enumerate(self.frames):
+            band[number] = (frame[rows] - mean) / deviation
+        return band
+
+    def _choose(self) -> tuple[float, float]:
+        """Spatial scale of least estimated risk on some blocks, and its threshold of noise."""
+        config = self.config
+        corners = [(row, column) for row in self.rows.starts for column in self.columns.starts]
+        few = self._rng.permutation(len(corners))[: config.sampled_blocks]
+        blocks = [self._block(*corners[i]) for i in few]
+        noises = [_noise_only(block, self._rng) for block in blocks]
+        probes = [
+            config.probe * self._rng.standard_normal(b.shape, dtype=np.float32) for b in blocks
+        ]
+        best, least = (config.space_sigmas[0], np.inf), np.inf
+        for sigma in config.space_sigmas:
+            tops = [
+                float(principal_components(_flat(_smooth(n, sigma, config)))[0][0]) for n in noises
+            ]
+            threshold = config.threshold_margin * max(tops)
+            risks = [
+                self._risk(block, probe, sigma, threshold)
+                for block, probe in zip(blocks, probes, strict=True)
+            ]
+            risk = sum(risks) / len(risks)
+            logger.debug("  spatial scale %.1f: estimated risk %.5f", sigma, risk)
+            if risk < least:
+                best, least = (sigma, threshold), risk
+        return best
+
+    def _risk(self, block: np.ndarray, probe: np.ndarray, sigma: float, threshold: float) -> float:
+        """Stein's estimate of the mean squared error, up to a constant, in units of the noise."""
+
+        def estimate(noisy: np.ndarray) -> np.ndarray:
+            smoothed = _smooth(noisy, sigma, self.config)
+            factors = decompose(noisy, smoothed, threshold, self.config)
+            return (factors.courses @ factors.footprints).reshape(noisy.shape)
+
+        denoised = estimate(block)
+        divergence = (probe * (estimate(block + probe) - denoised)).mean() / self.config.probe**2
+        return float(np.square(denoised - block).mean() + 2 * divergence)
+
+    def _decompose_all(self) -> dict[tuple[int, int], Factors]:
+        factors = {}
+        progress = Progress(
+            "decomposing", self.rows.num_windows * self.columns.num_windows, "blocks"
+        )
+        for row in self.rows.starts:
+            band = self._band(row)
+            smoothed = _smooth(band, self.space_sigma, self.config)
+            for column in self.columns.starts:
+                factors[row, column] = decompose(
+                    self._block(row, column, band),
+                    self._block(row, column, smoothed),
+                    self.threshold,
+                    self.config,
+                )
+                progress.update(len(factors))
+        return factors
+
+    @property
+    def num_components(self) -> int:
+        """Over all blocks."""
+        return sum(len(factors.footprints) for factors in self.factors.values())
+
+    def render(self) -> Iterator[np.ndarray]:
+        """Denoised frames [n,H,W] in raw units, in order."""
+        size = self.config.block
+        window = hann_window(size)
+        frame_weight = np.outer(_weight(window, self.rows), _weight(window, self.columns))
+        weight = np.outer(window, window).ravel()  # [h*w]
+        height, width = self.frames.shape[1:]
+        for start in range(0, len(self.frames), FRAMES_AT_A_TIME):
+            part = slice(start, min(start + FRAMES_AT_A_TIME, len(self.frames)))
+            blend = np.zeros((part.stop - part.start, *frame_weight.shape), np.float32)
+            for (row, column), factors in self.factors.items():
+                block = factors.courses[part] @ (factors.footprints * weight)
+                blend[:, row : row + size, column : column + size] += block.reshape(-1, size, size)
+            change = (blend / frame_weight)[:, :height, :width]
+            yield change * self.background.deviation + self.background.smooth_mean
+
+
+def _flat(block: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(block.reshape(len(block), -1))
+
+
+def _weight(window: torch.Tensor, plan: AxisPlan) -> np.ndarray:
+    return accumulated_weight(window, plan).numpy()

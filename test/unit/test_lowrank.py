@@ -1,0 +1,119 @@
+"""The low-rank method: what it keeps, what it removes, and what it needs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lab.metrics import stsnr
+from model.config import LowRankConfig
+from model.lowrank import (
+    MIN_FRAMES,
+    LowRank,
+    LowRankError,
+    measure_background,
+    principal_components,
+    wiener,
+)
+
+CONFIG = replace(LowRankConfig(), block=16, sampled_blocks=4, space_sigmas=(0.5, 1.0))
+
+
+def cells(num_frames: int = 200, height: int = 40, width: int = 36) -> np.ndarray:
+    """A clean movie [T,H,W] of three cells with events on a bright ground."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width]
+    movie = np.full((num_frames, height, width), 200.0)
+    for row, column in ((10, 10), (20, 25), (31, 12)):
+        footprint = np.exp(-(np.square(rows - row) + np.square(columns - column)) / 18)
+        spikes = rng.uniform(size=num_frames) < 0.03
+        course = np.convolve(spikes, np.exp(-np.arange(60) / 12))[:num_frames]
+        movie += 300 * course[:, None, None] * footprint
+    return movie
+
+
+def noisy(clean: np.ndarray, gain: float = 50.0, read: float = 20.0) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return (rng.poisson(clean / gain) * gain + rng.normal(0, read, clean.shape)).astype(np.float32)
+
+
+def denoised(frames: np.ndarray, config: LowRankConfig = CONFIG, seed: int = 0) -> np.ndarray:
+    return np.concatenate(list(LowRank(frames, config, seed).render()))
+
+
+def test_it_is_far_better_than_the_temporal_mean_and_keeps_the_mean() -> None:
+    clean = cells()
+    frames = noisy(clean)
+    result = denoised(frames)
+    mean = np.broadcast_to(frames.mean(0), frames.shape)
+    assert stsnr(clean, result).stsnr > stsnr(clean, mean).stsnr + 4
+    assert stsnr(clean, result).stsnr > stsnr(clean, frames).stsnr + 12
+    assert result.mean() == pytest.approx(frames.mean(), rel=1e-3)
+
+
+def test_noise_alone_gives_no_component() -> None:
+    frames = noisy(np.full((200, 40, 36), 200.0))
+    found = LowRank(frames, CONFIG)
+    assert found.num_components <= 1
+    assert np.concatenate(list(found.render())).std(axis=0).max() < 0.02 * 200
+
+
+def test_noise_that_is_alike_along_lines_gives_no_component_either() -> None:
+    """Bleed: every voxel hands a third to its neighbour, so that white noise is no yardstick."""
+    frames = noisy(np.full((200, 40, 36), 200.0))
+    frames = (frames + 0.5 * np.roll(frames, 1, axis=2)) / 1.5
+    assert LowRank(frames, CONFIG).num_components <= 1
+
+
+def test_the_noise_is_measured_from_the_recording_itself() -> None:
+    clean = np.full((400, 32, 32), 200.0)
+    clean[:, :, 16:] = 800.0
+    deviation = measure_background(noisy(clean), CONFIG).deviation
+    for side, value in ((slice(0, 10), 200.0), (slice(22, 32), 800.0)):
+        expected = np.sqrt(value * 50.0 + 20.0**2)
+        assert deviation[:, side].mean() == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
+def test_components_are_those_of_a_singular_value_decomposition(shape: tuple[int, int]) -> None:
+    block = torch.from_numpy(np.random.default_rng(0).normal(size=shape))
+    singular, vectors = principal_components(block)
+    _, expected, rows = torch.linalg.svd(block, full_matrices=False)
+    torch.testing.assert_close(singular[:12], expected)
+    overlap = (rows.double() @ vectors[:, :12]).abs().diagonal()
+    torch.testing.assert_close(overlap, torch.ones(12, dtype=torch.float64))
+
+
+def test_a_course_is_kept_and_its_noise_removed() -> None:
+    time = np.arange(1000)
+    course = 8 * np.sin(time / 30)[:, None]
+    filtered = wiener(course + np.random.default_rng(0).normal(size=course.shape), 4.0)
+    assert np.sqrt(np.square(filtered - course).mean()) < 0.35  # of 1 before
+    assert np.abs(wiener(np.random.default_rng(1).normal(size=(1000, 1)), 4.0)).mean() < 0.2
+
+
+def test_the_same_seed_gives_the_same_result() -> None:
+    frames = noisy(cells(64))
+    assert np.array_equal(denoised(frames), denoised(frames))
+
+
+@pytest.mark.parametrize("shape", [(MIN_FRAMES, 8, 8), (17, 16, 50), (33, 9, 31)])
+def test_any_size_comes_back_as_it_was(shape: tuple[int, int, int]) -> None:
+    frames = noisy(np.full(shape, 200.0)).astype(np.int16)
+    result = denoised(frames)
+    assert result.shape == shape
+    assert np.isfinite(result).all()
+
+
+def test_pixels_that_never_change_stay() -> None:
+    frames = noisy(cells(64))
+    frames[:, :, :20] = 7.0
+    result = denoised(frames)
+    assert np.isfinite(result).all()
+    assert np.abs(result[:, :, :8] - 7.0).max() < 0.5
+
+
+def test_a_recording_that_is_too_short_says_how_many_frames_are_needed() -> None:
+    with pytest.raises(LowRankError, match=r"15 frames are too few .* at least 16"):
+        LowRank(noisy(cells(15)), CONFIG)
