@@ -64,7 +64,7 @@ class Curve:
         """The CSV, and a picture of it beside it."""
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in self.rows)
         temporary.replace(self.path)

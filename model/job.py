@@ -144,6 +144,10 @@ class Job:
                 "WARNING: NO CHECKPOINT for %s: every stack is learned from scratch, which takes "
                 "far longer and gives less", config.method,
             )  # fmt: skip
+        if METHODS[config.method].network and not device.is_cuda:
+            logger.info(
+                "without a GPU, --method lowrank takes seconds and not hours: see the README"
+            )
         self.denoiser = Denoiser(
             method=METHODS[config.method],
             checkpoint=checkpoint,
