@@ -206,7 +206,10 @@ def _number_of_seconds(text: str) -> float:
 
 
 def _yes_or_no(text: str) -> bool:
-    return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text]
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in known:
+        raise ValueError
+    return known[text.lower()]
 
 
 def _whole_number(text: str) -> int:

@@ -779,6 +779,7 @@ def from_environment(tmp_path_factory: pytest.TempPathFactory, weights: Path) ->
         "DENOISE_OUTPUT_DIR": str(folder / "out"),
         "DENOISE_WEIGHTS": str(weights),
         "DENOISE_LOG_LEVEL": "warning",
+        "DENOISE_KEEP_BRIGHTNESS": "no",  # test_methods.py has the flag, this method refuses it
     }
     values = {name: value for name, (value, _) in VARIABLES.items()}
     assert {**folders, **values}.keys() == {

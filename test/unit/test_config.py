@@ -67,3 +67,20 @@ def test_the_dvt_unet_learns_every_stack_from_scratch() -> None:  # C7
     assert method.checkpoint == "never"
     stages = [(stage.kind, stage.steps) for stage in method.scratch_stages]
     assert stages == [("warm_up", 400), ("blindspot", 4000)]
+
+
+@pytest.mark.parametrize(
+    "flags, env, wanted",
+    [
+        ([], {}, False),
+        (["--keep-brightness"], {}, True),
+        (["--keep-brightness", "no"], {}, False),
+        ([], {"DENOISE_KEEP_BRIGHTNESS": "1"}, True),
+    ],
+)
+def test_a_switch_stands_alone_or_has_a_value(
+    flags: list[str], env: dict[str, str], wanted: bool
+) -> None:
+    assert RunConfig.parse([*flags, "--method", "unet_att"], env).keep_brightness is wanted
+    with pytest.raises(UsageError, match="keep-brightness"):
+        RunConfig.parse(["--keep-brightness", "perhaps", "--method", "unet_att"], {})
