@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,11 +125,9 @@ def make_cases(
     return cases
 
 
-def write_recording(path: Path, noisy: np.ndarray) -> str:
-    """Write a recording [T,H,W] as TIFF, not compressed so that it can be mapped; its SHA-256."""
+def write_recording(path: Path, noisy: np.ndarray) -> None:
+    """Write a recording [T,H,W] as TIFF, whole, and not compressed so that it can be mapped."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     tifffile.imwrite(temporary, noisy, photometric="minisblack", metadata={"axes": "TYX"})
     temporary.replace(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,8 +32,8 @@ COLUMNS = ["step", "loss", *(f"stsnr_{level}" for level in LEVELS), "bad_steps",
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
     """As JSON would give them back: tuples become lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
+    restored: dict[str, Any] = json.loads(json.dumps(values))
+    return restored
 
 
 # ---- The curve --------------------------------------------------------------------------------
@@ -54,11 +54,6 @@ class Curve:
             with path.open(newline="") as file:
                 rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
         return cls(path, [row for row in rows if row["step"] <= step])
-
-    @property
-    def seconds(self) -> float:
-        """Time that the run had taken at the last row."""
-        return self.rows[-1]["seconds"] if self.rows else 0.0
 
     def write(self) -> None:
         """The CSV, and a picture of it beside it."""

@@ -178,21 +178,18 @@ class LowRank:
         self.space_sigma, self.threshold = self._choose()
         self.factors = self._decompose_all()
 
-    def _block(self, row: int, column: int, band: np.ndarray | None = None) -> np.ndarray:
-        """Standardised block [T,h,w] float32 at starts of the padded axes."""
-        size = self.config.block
-        columns = self.columns.source_index[column : column + size]
-        if band is None:
-            band = self._band(row)
-        return np.ascontiguousarray(band[:, :, columns])
+    def _columns_of(self, column: int) -> list[int]:
+        """Pixels of the blocks that start at a column of the padded axis."""
+        return self.columns.source_index[column : column + self.config.block]
 
-    def _band(self, row: int) -> np.ndarray:
-        """Standardised rows [T,h,W] float32 of all blocks that start at a row."""
+    def _standardised(self, row: int, columns: list[int] | slice = slice(None)) -> np.ndarray:
+        """Rows of the blocks that start at a row, all columns or some: [T,h,w] float32."""
         rows = self.rows.source_index[row : row + self.config.block]
-        mean, deviation = self.background.mean[rows], self.background.deviation[rows]
+        mean = self.background.mean[rows][:, columns]
+        deviation = self.background.deviation[rows][:, columns]
         band = np.empty((len(self.frames), *mean.shape), np.float32)
         for number, frame in enumerate(self.frames):
-            band[number] = (frame[rows] - mean) / deviation
+            band[number] = (frame[rows][:, columns] - mean) / deviation
         return band
 
     def _choose(self) -> tuple[float, float]:
@@ -200,7 +197,10 @@ class LowRank:
         config = self.config
         corners = [(row, column) for row in self.rows.starts for column in self.columns.starts]
         few = self._rng.permutation(len(corners))[: config.sampled_blocks]
-        blocks = [self._block(*corners[i]) for i in few]
+        blocks = [
+            self._standardised(row, self._columns_of(column))
+            for row, column in (corners[i] for i in few)
+        ]
         noises = [_noise_only(block, self._rng) for block in blocks]
         probes = [
             config.probe * self._rng.standard_normal(b.shape, dtype=np.float32) for b in blocks
@@ -239,12 +239,13 @@ class LowRank:
             "decomposing", self.rows.num_windows * self.columns.num_windows, "blocks"
         )
         for row in self.rows.starts:
-            band = self._band(row)
+            band = self._standardised(row)
             smoothed = _smooth(band, self.space_sigma, self.config)
             for column in self.columns.starts:
+                columns = self._columns_of(column)
                 factors[row, column] = decompose(
-                    self._block(row, column, band),
-                    self._block(row, column, smoothed),
+                    np.ascontiguousarray(band[:, :, columns]),
+                    np.ascontiguousarray(smoothed[:, :, columns]),
                     self.threshold,
                     self.config,
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -122,14 +123,7 @@ class Denoiser:
             "  %d components in %d blocks, spatial scale %g",
             found.num_components, len(found.factors), found.space_sigma,
         )  # fmt: skip
-        blocks = found.render()
-        while True:
-            with record.timed("render"):
-                block = next(blocks, None)
-            if block is None:
-                break
-            with record.timed("write"):
-                result.append(block)
+        _write_all(found.render(), "render", result, record)
 
     def _adapt_and_infer(
         self,
@@ -176,13 +170,7 @@ class Denoiser:
             net, stack.frames, scale, grid, device=device, tile_batch=tile_batch,
             keeps_brightness=self.keeps_brightness,
         )  # fmt: skip
-        while True:
-            with record.timed("infer"):
-                block = next(blocks, None)
-            if block is None:
-                break
-            with record.timed("write"):
-                result.append(scale.invert(block))
+        _write_all(blocks, "infer", result, record, scale)
 
     def _plan(
         self,
@@ -221,6 +209,23 @@ class Denoiser:
                 clock_text(plan.inference_seconds), clock_text(budget.remaining()),
             )  # fmt: skip
         return plan
+
+
+def _write_all(
+    blocks: Iterator[np.ndarray],
+    stage: str,
+    result: ResultWriter,
+    record: StackRecord,
+    scale: IntensityScale | None = None,
+) -> None:
+    """Write blocks [n,H,W] as they are made, both timed; in raw units, or in those of `scale`."""
+    while True:
+        with record.timed(stage):
+            block = next(blocks, None)
+        if block is None:
+            return
+        with record.timed("write"):
+            result.append(block if scale is None else scale.invert(block))
 
 
 def _note_adaptation(record: StackRecord, report: AdaptReport) -> None:
