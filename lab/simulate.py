@@ -53,7 +53,7 @@ class SimulationConfig:
 RANGES = {
     "frame_rate": Range(5.0, 60.0, log=True),
     "mean_counts": Range(100.0, 450.0, log=True),
-    "neuropil_activity": Range(0.005, 4.0, log=True, absent=0.05),
+    "neuropil_activity": Range(0.005, 16.0, log=True, absent=0.05),
     "bleached_fraction": Range(0.02, 0.3, absent=0.5),
     "bleaching_seconds": Range(5.0, 200.0, log=True),
     "drift": Range(0.001, 0.03, log=True, absent=0.3),
