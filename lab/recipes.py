@@ -27,8 +27,9 @@ class Recipe:
     # recordings of a user's own always go by noise2void. odd_even: every other frame has the next
     # one for target. pairs: a given image with less noise is the target, and nothing is hidden.
     objective: Objective = "noise2noise"
-    # The other draw is the mean of so many. The gradient expected of one is the same, its noise
-    # is not.
+    # The other draw is the mean of so many, for odd_even too. The gradient that a squared error
+    # expects of one is the same, its noise is not; an absolute error's target becomes the mean of
+    # the noise instead of its median, which lies lower.
     target_draws: int = 64
     hidden_weight: float = 0.25  # of the loss at the hidden voxels beside that at all (noise2noise)
     loss: Literal["l1", "l2"] = "l2"  # of pairs; all others have their own

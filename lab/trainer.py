@@ -167,7 +167,9 @@ class Trainer:
             median = _stacked([example.median for example in examples]).to(target)
             return per_example((self._predict(noisy) - median).abs()).sum()
         if recipe.objective == "odd_even":
-            odd, even = odd_even_pair(noisy)
+            odd, _ = odd_even_pair(noisy)
+            answers = [e.noisy if e.target is None else e.target for e in examples]
+            _, even = odd_even_pair(torch.stack(answers))
             # the same number of voxels in each: their mean is the mean of means
             return len(examples) * odd_even_loss(self._predict(odd), even.to(target))
         if recipe.objective == "pairs":
@@ -185,7 +187,7 @@ class Trainer:
         """Leave the whole batch's gradients in the network; its mean loss over all ranks."""
         recipe = self.recipe
         t, h, w = recipe.patch_at(self.step)
-        has_target = recipe.objective in ("noise2noise", "pairs")
+        has_target = recipe.objective != "noise2void"
         ask = Ask(
             patch=(2 * t if recipe.objective == "odd_even" else t, h, w),
             target_draws=recipe.target_draws if has_target else 0,
@@ -226,9 +228,12 @@ class Trainer:
             with torch.no_grad():
                 for kept, new in zip(self.average.parameters(), self.net.parameters(), strict=True):
                     kept.lerp_(new, 1 - decay)
-                # statistics of batch norm are averages already
+                # Batch norm's statistics must fit the averaged weights, which lag behind.
                 for own, other in zip(self.average.buffers(), self.net.buffers(), strict=True):
-                    own.copy_(other)
+                    if own.is_floating_point():
+                        own.lerp_(other, 1 - decay)
+                    else:
+                        own.copy_(other)
         self.step += 1
         self.num_bad += not is_finite
         self.bad_in_a_row = 0 if is_finite else self.bad_in_a_row + 1
