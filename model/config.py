@@ -240,6 +240,11 @@ class RunConfig:
     keep_brightness: bool = _knob(
         False, "unet_att: give every window the brightness of the noisy one, as its published code"
     )
+    stretch_16bit: bool = _knob(
+        False,
+        "unet_att: write 16 bits that span the result's least to greatest voxel, as its "
+        "published code",
+    )
     weights: Path | None = _knob(
         None, "folder of checkpoints (default: /opt/ml/model if it holds one, else the shipped one)"
     )
@@ -253,6 +258,7 @@ class RunConfig:
         types: dict[str, Callable[[str], Any]] = {
             "input_dir": Path, "output_dir": Path, "weights": Path, "seed": _whole_number,
             "steps": _whole_number, "time_limit": _number_of_seconds, "keep_brightness": _yes_or_no,
+            "stretch_16bit": _yes_or_no,
         }  # fmt: skip
         known = {f"DENOISE_{knob.name.upper()}": knob.name for knob in fields(cls)}
         if strays := sorted(k for k in env if k.startswith("DENOISE_") and k not in known):
@@ -290,5 +296,9 @@ class RunConfig:
                 f"--steps {self.steps}: {self.method} does not adapt to a stack by iterations; "
                 "leave it out"
             )
-        if self.keep_brightness and self.method != "unet_att":
-            raise UsageError(f"--keep-brightness belongs to unet_att, not to {self.method}")
+        for flag, is_set in (
+            ("--keep-brightness", self.keep_brightness),
+            ("--stretch-16bit", self.stretch_16bit),
+        ):
+            if is_set and self.method != "unet_att":
+                raise UsageError(f"{flag} belongs to unet_att, not to {self.method}")

@@ -155,6 +155,7 @@ class Job:
             seed=config.seed,
             steps=config.steps,
             keeps_brightness=config.keep_brightness,
+            stretches=config.stretch_16bit,
         )
 
     def run(self) -> list[str]:

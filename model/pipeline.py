@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from model.report import StackRecord, thinned
 from model.result_writer import ResultWriter, open_result
 from model.stack import Stack, StackError
 from model.stack_io import StackPaths, read_stack
+from model.stretch import stretched
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class Denoiser:
     seed: int
     steps: int | None  # the operator's, instead of the method's
     keeps_brightness: bool = False  # see model.inference.infer
+    stretches: bool = False  # see model.stretch
 
     def stages(self) -> tuple[Stage, ...]:
         """The adaptation of one stack; with `steps` the stages keep their proportions."""
@@ -101,7 +104,7 @@ class Denoiser:
             f"p{percentiles.high_percentile:g}": scale.offset + scale.gain,
         }
         # Opened before the work, not after it: a full disk must not cost a night.
-        with open_result(paths.target, stack) as result:
+        with open_result(paths.target, self._as_written(stack, scale)) as result:
             if scale.is_constant:
                 logger.warning("  every voxel has the same value: written unchanged")
                 for start in range(0, len(stack.frames), CONSTANT_BLOCK):
@@ -109,10 +112,16 @@ class Denoiser:
             elif self.method.low_rank:
                 self._low_rank(result, stack, self.method.low_rank, record)
             else:
-                self._adapt_and_infer(result, stack, scale, budget, record)
+                self._adapt_and_infer(result, stack, scale, budget, record, paths.target)
         record.status = "unchanged" if scale.is_constant else "denoised"
         record.result = str(paths.target)
         record.peak_host_bytes, record.peak_device_bytes = peak_bytes(self.device)
+
+    def _as_written(self, stack: Stack, scale: IntensityScale) -> Stack:
+        """The stack with the dtype of its result, which is its own unless asked otherwise."""
+        if not self.stretches or scale.is_constant:
+            return stack
+        return replace(stack, dtype=np.dtype(np.uint16))
 
     def _low_rank(
         self, result: ResultWriter, stack: Stack, config: LowRankConfig, record: StackRecord
@@ -132,6 +141,7 @@ class Denoiser:
         scale: IntensityScale,
         budget: Budget,
         record: StackRecord,
+        target: Path,
     ) -> None:
         method, device = self.method, self.device
         # Fresh for every stack, random weights too: no stack teaches the next.
@@ -170,7 +180,10 @@ class Denoiser:
             net, stack.frames, scale, grid, device=device, tile_batch=tile_batch,
             keeps_brightness=self.keeps_brightness,
         )  # fmt: skip
-        _write_all(blocks, "infer", result, record, scale)
+        blocks = map(scale.invert, blocks)
+        if self.stretches:
+            blocks = stretched(blocks, stack.shape, target, record)
+        _write_all(blocks, "infer", result, record)
 
     def _plan(
         self,
@@ -216,16 +229,15 @@ def _write_all(
     stage: str,
     result: ResultWriter,
     record: StackRecord,
-    scale: IntensityScale | None = None,
 ) -> None:
-    """Write blocks [n,H,W] as they are made, both timed; in raw units, or in those of `scale`."""
+    """Write blocks [n,H,W], in the stack's units, as they are made, both timed."""
     while True:
         with record.timed(stage):
             block = next(blocks, None)
         if block is None:
             return
         with record.timed("write"):
-            result.append(block if scale is None else scale.invert(block))
+            result.append(block)
 
 
 def _note_adaptation(record: StackRecord, report: AdaptReport) -> None:

@@ -121,6 +121,28 @@ def test_weights_of_another_method_are_refused(weights: Path, tmp_path: Path) ->
     assert "holds weights of method 'niddl', expected 'unet3d'" in done.last_line
 
 
+def test_16_bits_are_stretched_over_the_result_only_where_asked(
+    weights: Path, tmp_path: Path
+) -> None:
+    write_recording(tmp_path / "in")
+    flags = ("--method", "unet_att", "--weights", str(weights), "--steps", "0")
+    plain = run(tmp_path, *flags)
+    result = plain.output / "mouse.tif"
+    own = tifffile.imread(result).astype(float)
+    assert run(tmp_path, *flags, "--stretch-16bit").code == 0
+    stretched = tifffile.imread(result)
+    assert stretched.dtype == np.uint16
+    assert (stretched.min(), stretched.max()) == (0, 65535)
+    record = json.loads((plain.output / RECORD_NAME).read_text())["stacks"][0]
+    low, high = record["stretched_from"]
+    restored = low + (high - low) * stretched / 65535
+    np.testing.assert_allclose(restored, own, atol=0.51)  # what rounding to whole counts took
+    assert sorted(path.name for path in plain.output.iterdir()) == [RECORD_NAME, "mouse.tif"]
+    refused = run(tmp_path, "--method", "unet3d", "--weights", str(weights), "--stretch-16bit")
+    assert refused.code == 2
+    assert "belongs to unet_att" in refused.last_line
+
+
 def test_the_published_gain_is_off_and_can_be_asked_for(weights: Path, tmp_path: Path) -> None:
     write_recording(tmp_path / "in")
     flags = ("--method", "unet_att", "--weights", str(weights), "--steps", "0")
