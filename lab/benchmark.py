@@ -29,6 +29,7 @@ from model.result_writer import open_result
 from model.stack_io import read_stack
 
 DATA_LIMIT_BYTES = 12 * 2**30
+PEAK = "peak resident memory, mapped files included [GiB]"
 
 
 class Identity(nn.Module):
@@ -77,11 +78,22 @@ def measure(source: Path, target: Path) -> dict[str, float]:
             lap("write")
     lap("write")
     seconds["total"] = sum(seconds.values())
-    seconds["peak resident memory, mapped files included [GiB]"] = peak_resident_bytes() / 2**30
+    seconds[PEAK] = peak_resident_bytes() / 2**30
     difference = np.abs(stack.frames[::100].astype(int) - read_stack(target).frames[::100])
     if difference.max() > 1:
         raise RuntimeError(f"the identity came back changed by up to {difference.max()} counts")
     return seconds
+
+
+def measured(shape: tuple[int, int, int]) -> dict[str, float]:
+    """`measure` for a stack [T,H,W] of noise, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "noisy.tif", Path(folder) / "denoised.tif"
+        write_stack_file(source, shape)
+        command = [sys.executable, "-m", "lab.benchmark", "--measure", str(source), str(target)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)  # noqa: S603
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def main() -> None:
@@ -93,11 +105,7 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(*args.measure)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "noisy.tif", Path(folder) / "denoised.tif"
-        write_stack_file(source, tuple(args.shape))
-        command = [sys.executable, "-m", "lab.benchmark", "--measure", str(source), str(target)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)  # noqa: S603
+    found = measured(tuple(args.shape))
     print(f"{'x'.join(map(str, args.shape))} int16 under a 12 GiB data limit, CPU seconds")
     for stage, value in found.items():
         print(f"{stage:<52}{value:8.2f}")
