@@ -361,6 +361,39 @@ def test_odd_frames_are_asked_to_predict_even_ones(monkeypatch: pytest.MonkeyPat
     assert asked == [(16, 8, 8)]
 
 
+def test_even_frames_of_other_draws_are_the_target_where_there_are_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = replace(RECIPES["unet_att"], curriculum=((1, (4, 8, 8)),))
+    run = small_trainer("unet_att", monkeypatch, recipe)
+    run._predict = lambda noisy: noisy  # type: ignore[method-assign]
+    noisy = torch.zeros(1, 8, 8, 8)
+    target = noisy.clone()
+    target[:, 1::2] = 3.0  # half of 3 and half of 9
+    example = Example(noisy=noisy, target=target, median=None)
+    assert float(run._loss([example], [0])) == pytest.approx(6.0)
+    assert float(run._loss([replace(example, target=None)], [0])) == 0.0
+
+
+def test_statistics_of_batch_norm_are_averaged_with_the_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The average is young: its decays are 1/10 and 2/11."""
+    recipe = replace(RECIPES["unet3d"], curriculum=((2, (8, 16, 16)),), average_decay=0.5)
+    run = small_trainer("unet3d", monkeypatch, recipe)
+    seen = []
+    for _ in range(2):
+        run.advance()
+        seen.append({name: value.clone() for name, value in run.net.named_buffers()})
+    for name, kept in run.average.named_buffers():
+        if name.endswith("running_mean"):
+            first = 0.9 * seen[0][name]
+            expected = first + (1 - 2 / 11) * (seen[1][name] - first)
+            torch.testing.assert_close(kept, expected)
+        if name.endswith("num_batches_tracked"):
+            assert int(kept) == 2
+
+
 @pytest.mark.parametrize("loss, wanted", [("l1", 2.0), ("l2", 4.0)])
 def test_pairs_compare_all_voxels_with_the_target(
     monkeypatch: pytest.MonkeyPatch, loss: str, wanted: float
