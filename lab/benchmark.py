@@ -1,18 +1,22 @@
-"""What everything outside the network costs:  python -m lab.benchmark [T H W].
+"""What everything outside the network costs:  python -m lab.benchmark [T H W] [--method NAME].
 
 Runs the real pipeline on a stack of the challenge's size with a network that returns its input, in
-a process of its own under a 12 GiB data limit, and prints CPU seconds and memory per stage.
+a process of its own under a 12 GiB data limit, and prints CPU seconds and memory per stage. With
+--method the windows are that method's, its network runs in the first of them, and one iteration of
+each of its stages is done: whatever takes memory is taken, without the hours.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +24,14 @@ import tifffile
 import torch
 from torch import Tensor, nn
 
-from model.config import METHODS
-from model.device import pick_device
+from model.adapt import adapt
+from model.architectures import build, stride_of
+from model.budget import Budget
+from model.config import METHODS, Method
+from model.device import pick_device, place
 from model.inference import WindowGrid, infer
 from model.memory import peak_resident_bytes
-from model.normalise import fit_scale, temporal_median
+from model.normalise import IntensityScale, fit_scale, temporal_median
 from model.result_writer import open_result
 from model.stack_io import read_stack
 
@@ -40,6 +47,21 @@ class Identity(nn.Module):
         return noisy
 
 
+class FirstWindow(nn.Module):
+    """A network in the first window, when it takes all the memory it ever will; then `Identity`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net: nn.Module | None = net
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        """[B,1,T,H,W], unchanged."""
+        if self.net:
+            self.net(noisy)
+            self.net = None
+        return noisy
+
+
 def write_stack_file(path: Path, shape: tuple[int, int, int]) -> None:
     """A stack of noise [T,H,W] int16, written frame by frame."""
     rng = np.random.default_rng(0)
@@ -49,7 +71,19 @@ def write_stack_file(path: Path, shape: tuple[int, int, int]) -> None:
             file.write(frame, contiguous=True, photometric="minisblack")
 
 
-def measure(source: Path, target: Path) -> dict[str, float]:
+def trained_once(method: Method, frames: np.ndarray, scale: IntensityScale) -> nn.Module:
+    """The method's network after one iteration of each of its stages."""
+    device = pick_device("cpu")
+    net = place(build(method.network, **method.network_config), device)
+    stages = tuple(replace(stage, steps=1) for stage in method.scratch_stages or method.stages)
+    adapt(
+        net, frames, scale, stages=stages, config=method.adapt, device=device,
+        budget=Budget(math.inf), seed=0, micro_batch=1, is_pretrained=True,
+    )  # fmt: skip
+    return net
+
+
+def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
     """CPU seconds of every stage around the network, and the peaks of memory, in this process."""
     resource.setrlimit(resource.RLIMIT_DATA, (DATA_LIMIT_BYTES, resource.RLIM_INFINITY))
     torch.set_num_threads(1)
@@ -68,9 +102,16 @@ def measure(source: Path, target: Path) -> dict[str, float]:
     lap("percentiles")
     temporal_median(stack.frames)
     lap("median")
-    method = METHODS["restormer3d"]
-    grid = WindowGrid.over(stack.shape, method.tile, method.tile.largest_overlap)
-    blocks = infer(Identity(), stack.frames, scale, grid, device=pick_device("cpu"), tile_batch=1)
+    method = METHODS[name or "restormer3d"]
+    net: nn.Module = Identity()
+    if name:
+        trained = trained_once(method, stack.frames, scale)
+        net, stride = FirstWindow(trained), stride_of(trained)
+        lap("one iteration of each stage")
+    else:
+        stride = (1, 1, 1)
+    grid = WindowGrid.over(stack.shape, method.tile, method.tile.largest_overlap, stride)
+    blocks = infer(net, stack.frames, scale, grid, device=pick_device("cpu"), tile_batch=1)
     with open_result(target, stack) as result:
         for block in blocks:
             lap("tile and blend")
@@ -85,12 +126,13 @@ def measure(source: Path, target: Path) -> dict[str, float]:
     return seconds
 
 
-def measured(shape: tuple[int, int, int]) -> dict[str, float]:
+def measured(shape: tuple[int, int, int], method: str | None = None) -> dict[str, float]:
     """`measure` for a stack [T,H,W] of noise, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "noisy.tif", Path(folder) / "denoised.tif"
         write_stack_file(source, shape)
         command = [sys.executable, "-m", "lab.benchmark", "--measure", str(source), str(target)]
+        command += ["--method", method] if method else []
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)  # noqa: S603
     found: dict[str, float] = json.loads(done.stdout)
     return found
@@ -100,13 +142,16 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="CPU seconds and memory outside the network.")
     parser.add_argument("shape", type=int, nargs="*", default=[1500, 490, 490])
+    networks = [name for name, method in METHODS.items() if method.network]
+    parser.add_argument("--method", choices=networks, help="take this method's memory too")
     parser.add_argument("--measure", type=Path, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(measure(*args.measure)))
+        print(json.dumps(measure(args.measure[0], args.measure[1], args.method)))
         return
-    found = measured(tuple(args.shape))
-    print(f"{'x'.join(map(str, args.shape))} int16 under a 12 GiB data limit, CPU seconds")
+    found = measured(tuple(args.shape), args.method)
+    size = "x".join(map(str, args.shape))
+    print(f"{args.method or 'no network'}: {size} int16 under a 12 GiB data limit, CPU seconds")
     for stage, value in found.items():
         print(f"{stage:<52}{value:8.2f}")
 
