@@ -37,8 +37,6 @@ from model.device import Device, DeviceError, pick_device
 
 logger = logging.getLogger(__name__)
 
-SIMULATED_SHAPE = (300, 128, 128)  # of each simulated recording
-
 
 def _stretch(text: str) -> tuple[int, Sides]:
     steps, _, sides = text.partition(":")
@@ -135,7 +133,7 @@ def _sources(
             method=args.method,
             seed=recipe.seed,
             device=device.torch_device,
-            shape=SIMULATED_SHAPE,
+            shape=recipe.recording,
         )
         sources.append((simulator, simulated))
     if simulated < 1:

@@ -21,6 +21,7 @@ class Recipe:
     # learns being local.
     curriculum: tuple[tuple[int, Sides], ...] = ((50_000, (32, 64, 64)),)
     batch: int = 4
+    recording: Sides = (300, 128, 128)  # of each simulated one
     warm_up: int = 2000  # of these iterations: L1 to the recording's temporal median
     # noise2void: a hidden voxel's own noisy value is its target. noise2noise: so is another draw of
     # the noise at every voxel, 64 times as many to learn from. Only the simulator has such a draw,
@@ -73,6 +74,7 @@ class Recipe:
 _NIDDL = Recipe(
     curriculum=((25_000, (1, 128, 128)),),
     batch=6,
+    recording=(40, 128, 128),  # short, as frames are learned one by one
     warm_up=0,
     objective="pairs",
     loss="l1",

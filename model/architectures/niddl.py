@@ -95,6 +95,11 @@ class PlaneUNet(nn.Module):
             ConvBlock(coarser + finer, finer) for finer, coarser in reversed(pairs)
         )
         self.out = nn.Conv2d(widths[0], planes_out, 3, padding=1)
+        # He's start: with the library's own the deepest level gets gradients near 1e-9 and stays.
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     @property
     def stride(self) -> int:

@@ -73,7 +73,8 @@ def quick_validation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_movies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lab.pretrain.SIMULATED_SHAPE", (16, 32, 32))
+    for method, recipe in RECIPES.items():
+        monkeypatch.setitem(RECIPES, method, replace(recipe, recording=(16, 32, 32)))
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
