@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from model.architectures import build
-from model.architectures.blocks import depthwise_conv3d, pointwise_conv3d
+from model.architectures.blocks import depthwise_conv3d, is_channels_last, pointwise_conv3d
 from model.architectures.restormer3d import (
     ChannelAttention,
     ChannelNorm,
@@ -18,6 +18,7 @@ from model.architectures.restormer3d import (
     channels_to_space,
     space_to_channels,
 )
+from model.device import pick_device, place
 
 
 def num_parameters(net: nn.Module) -> int:
@@ -95,6 +96,32 @@ def test_convolutions_equal_the_library_and_so_do_their_gradients(features: torc
         torch.testing.assert_close(ours(x, weight), theirs(x, weight), rtol=1e-5, atol=1e-5)
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3])
+def test_few_frames_have_the_librarys_gradients(num_frames: int) -> None:
+    x = torch.randn(2, 4, num_frames, 5, 6).contiguous(memory_format=torch.channels_last_3d)
+    weight = torch.randn(4, 1, 3, 3, 3, requires_grad=True)
+    x.requires_grad_()
+    found = torch.autograd.grad(depthwise_conv3d(x, weight).square().sum(), (x, weight))
+    plain = functional.conv3d(x, weight, padding=1, groups=4)
+    for a, b in zip(found, torch.autograd.grad(plain.square().sum(), (x, weight)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_every_convolution_gets_the_fast_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One input channel has no layout of its own, and what follows took the slow one from it."""
+    layouts = []
+
+    def noted(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        layouts.append(is_channels_last(x))
+        return depthwise_conv3d(x, weight)
+
+    monkeypatch.setattr("model.architectures.restormer3d.depthwise_conv3d", noted)
+    net = place(Restormer3D(Restormer3DConfig.tiny()), pick_device("cpu"))
+    net(torch.rand(1, 1, 4, 16, 24))
+    assert len(layouts) == 40  # eight blocks, five convolutions each
+    assert all(layouts)
 
 
 def test_the_norm_divides_by_the_standard_deviation_and_keeps_the_mean() -> None:
