@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pynvml
 import torch
 from torch import nn
 
+from model.config import Precision
 from model.memory import available_bytes, peak_resident_bytes
 
 MEMORY_RESERVE = 0.2  # fraction of what is free that is left alone: fragmentation, the library
@@ -113,6 +116,25 @@ def place(net: nn.Module, device: Device) -> nn.Module:
         if parameter.ndim in layouts:
             parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
     return net
+
+
+def inference_precision(device: Device, wanted: str, *, takes_bf16: bool) -> Precision:
+    """What "auto", "fp32", "bf16" or "fp16" means for a method on a device."""
+    if wanted != "auto":
+        return cast(Precision, wanted)
+    if device.is_cuda or not takes_bf16:
+        return "fp32"  # on a GPU nothing was measured yet
+    # Without instructions of its own the library emulates bf16, which is slower than fp32.
+    has_own = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_own else "fp32"
+
+
+def in_precision(device: Device, precision: Precision) -> AbstractContextManager[Any]:
+    """Compute inside in this precision; what needs it stays in fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    return torch.autocast(device.torch_device.type, dtype)
 
 
 def free_bytes(device: Device) -> float:

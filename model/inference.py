@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from model.blending import BlendAccumulator, axis_windows
-from model.config import BlendWindow, TileConfig
-from model.device import Device, is_out_of_memory, release_memory
+from model.config import BlendWindow, Precision, TileConfig
+from model.device import Device, in_precision, is_out_of_memory, release_memory
 from model.normalise import IntensityScale
 from model.progress import Progress
 from model.tiling import AxisPlan, plan_axis
@@ -98,14 +98,20 @@ def _cut(slab: Tensor, corners: list[tuple[int, int]], grid: WindowGrid) -> Tens
 
 
 def _run(
-    net: nn.Module, slab: Tensor, corners: list[tuple[int, int]], grid: WindowGrid, device: Device
+    net: nn.Module,
+    slab: Tensor,
+    corners: list[tuple[int, int]],
+    grid: WindowGrid,
+    device: Device,
+    precision: Precision,
 ) -> Tensor | None:
-    """The network's answer [b,1,t,h,w] to some windows; None where they do not fit the memory.
+    """The network's answer [b,1,t,h,w] float32 to some windows; None where they do not fit memory.
 
     Raises InferenceError where not even one does.
     """
     try:
-        return net(_cut(slab, corners, grid))
+        with in_precision(device, precision):
+            return net(_cut(slab, corners, grid)).float()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -127,6 +133,7 @@ def seconds_per_window(
     grid: WindowGrid,
     device: Device,
     tile_batch: int,
+    precision: Precision = "fp32",
 ) -> float:
     """Measured on the stack's own first windows, after one that only warms up.
 
@@ -134,11 +141,11 @@ def seconds_per_window(
     """
     slab = _Slabs(frames, scale, grid, device).at(0)
     net.eval()
-    _run(net, slab, grid.corners[:1], grid, device)
+    _run(net, slab, grid.corners[:1], grid, device, precision)
     corners = grid.corners[:tile_batch]
     while True:
         begin = time.perf_counter()
-        denoised = _run(net, slab, corners, grid, device)
+        denoised = _run(net, slab, corners, grid, device, precision)
         if denoised is not None:
             denoised.sum().item()  # the sum waits for the GPU
             return (time.perf_counter() - begin) / len(corners)
@@ -163,6 +170,7 @@ def infer(
     *,
     device: Device,
     tile_batch: int,
+    precision: Precision = "fp32",
     keeps_brightness: bool = False,
 ) -> Iterator[np.ndarray]:
     """Denoised frames [n,H,W] float32 in the network's units, in order, each exactly once.
@@ -192,7 +200,7 @@ def infer(
         position = 0
         while position < len(corners):
             batch = corners[position : position + tile_batch]
-            denoised = _run(net, slab, batch, grid, device)  # [b,1,t,h,w]
+            denoised = _run(net, slab, batch, grid, device, precision)  # [b,1,t,h,w]
             if denoised is None:
                 tile_batch = len(batch) // 2
                 continue

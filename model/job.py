@@ -13,7 +13,13 @@ import torch
 from model.budget import Budget
 from model.checkpoint import Checkpoint, CheckpointError, find_checkpoint, read_checkpoint
 from model.config import METHODS, PLATFORM_SECONDS, RunConfig
-from model.device import Device, DeviceError, make_deterministic, pick_device
+from model.device import (
+    Device,
+    DeviceError,
+    inference_precision,
+    make_deterministic,
+    pick_device,
+)
 from model.pipeline import Denoiser
 from model.progress import clock_text
 from model.report import JobRecord, StackRecord
@@ -148,12 +154,16 @@ class Job:
             logger.info(
                 "without a GPU, --method lowrank takes seconds and not hours: see the README"
             )
+        precision = inference_precision(
+            device, config.precision, takes_bf16=METHODS[config.method].takes_bf16
+        )
         self.denoiser = Denoiser(
             method=METHODS[config.method],
             checkpoint=checkpoint,
             device=device,
             seed=config.seed,
             steps=config.steps,
+            precision=precision,
             keeps_brightness=config.keep_brightness,
             stretches=config.stretch_16bit,
         )

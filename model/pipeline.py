@@ -16,7 +16,7 @@ from model.adapt import AdaptError, AdaptReport, adapt
 from model.architectures import build, stride_of
 from model.budget import Budget, StackPlan, plan_stack
 from model.checkpoint import Checkpoint, load_network
-from model.config import LowRankConfig, Method, Stage
+from model.config import LowRankConfig, Method, Precision, Stage
 from model.device import Device, fitting_batch, is_out_of_memory, peak_bytes, place, reset_peak
 from model.inference import InferenceError, WindowGrid, infer, seconds_per_window
 from model.lowrank import LowRank, LowRankError
@@ -42,6 +42,7 @@ class Denoiser:
     device: Device
     seed: int
     steps: int | None  # the operator's, instead of the method's
+    precision: Precision = "fp32"  # of inference
     keeps_brightness: bool = False  # see model.inference.infer
     stretches: bool = False  # see model.stretch
 
@@ -176,9 +177,10 @@ class Denoiser:
         _note_adaptation(record, report)
         grid = WindowGrid.over(stack.shape, method.tile, plan.overlap, stride_of(net))
         record.overlap, record.windows = plan.overlap, grid.num_windows
+        record.precision = self.precision
         blocks = infer(
             net, stack.frames, scale, grid, device=device, tile_batch=tile_batch,
-            keeps_brightness=self.keeps_brightness,
+            precision=self.precision, keeps_brightness=self.keeps_brightness,
         )  # fmt: skip
         blocks = map(scale.invert, blocks)
         if self.stretches:
@@ -200,7 +202,9 @@ class Denoiser:
         if math.isinf(budget.remaining()):
             return StackPlan(overlap=full, inference_seconds=0.0, adapt_seconds=math.inf)
         grid = WindowGrid.over(stack.shape, tile, full, stride_of(net))
-        each = seconds_per_window(net, stack.frames, scale, grid, self.device, tile_batch)
+        each = seconds_per_window(
+            net, stack.frames, scale, grid, self.device, tile_batch, self.precision
+        )
         plan = plan_stack(
             budget.remaining(),
             each,

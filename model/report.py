@@ -37,6 +37,7 @@ class StackRecord:
     loss_curve: list[float] | None = None  # means of equal stretches, at most 200
     overlap: float | None = None
     windows: int | None = None
+    precision: str | None = None  # of inference
     stretched_from: tuple[float, float] | None = None  # what 0 and 65535 stand for, if asked for
     shortened: list[str] = field(default_factory=list)  # what the time limit took away
     seconds: dict[str, float] = field(default_factory=dict)  # per stage

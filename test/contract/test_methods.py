@@ -121,6 +121,23 @@ def test_weights_of_another_method_are_refused(weights: Path, tmp_path: Path) ->
     assert "holds weights of method 'niddl', expected 'unet3d'" in done.last_line
 
 
+@pytest.mark.parametrize("method", ["restormer3d", "niddl"])
+def test_inference_in_bf16_gives_nearly_the_same_and_is_recorded(
+    method: str, weights: Path, tmp_path: Path
+) -> None:
+    frames = write_recording(tmp_path / "in")
+    flags = ["--method", method, "--weights", str(weights)]
+    flags += [] if method in CANNOT_ADAPT else ["--steps", "0"]
+    found = {}
+    for precision in ("fp32", "bf16"):
+        done = run(tmp_path, *flags, "--precision", precision)
+        record = json.loads((done.output / RECORD_NAME).read_text())["stacks"][0]
+        assert record["precision"] == precision
+        found[precision] = tifffile.imread(done.output / "mouse.tif").astype(float)
+    gap = np.abs(found["fp32"] - found["bf16"]).max()
+    assert gap < 0.02 * np.ptp(frames)
+
+
 def test_16_bits_are_stretched_over_the_result_only_where_asked(
     weights: Path, tmp_path: Path
 ) -> None:

@@ -69,6 +69,12 @@ def test_the_dvt_unet_learns_every_stack_from_scratch() -> None:  # C7
     assert stages == [("warm_up", 400), ("blindspot", 4000)]
 
 
+def test_a_precision_is_refused_where_there_is_no_network() -> None:
+    assert RunConfig.parse([], {}).precision == "auto"
+    with pytest.raises(UsageError, match="lowrank has no network"):
+        RunConfig.parse(["--method", "lowrank", "--precision", "bf16"], {})
+
+
 @pytest.mark.parametrize(
     "flags, env, wanted",
     [

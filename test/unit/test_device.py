@@ -17,6 +17,7 @@ from model.device import (
     DeviceError,
     fitting_batch,
     free_bytes,
+    inference_precision,
     is_out_of_memory,
     peak_bytes,
     pick_device,
@@ -34,6 +35,21 @@ def cpu() -> Device:
 
 
 # ---- Choice ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_avx512, has_amx", [(True, False), (False, True), (False, False)])
+def test_bf16_is_taken_where_cpu_and_method_allow_it(
+    monkeypatch: pytest.MonkeyPatch, has_avx512: bool, has_amx: bool
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_avx512)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_amx)
+    cpu = pick_device("cpu")
+    gpu = replace(cpu, torch_device=torch.device("cuda", 0))
+    expected = "bf16" if has_avx512 or has_amx else "fp32"
+    assert inference_precision(cpu, "auto", takes_bf16=True) == expected
+    assert inference_precision(cpu, "auto", takes_bf16=False) == "fp32"
+    assert inference_precision(gpu, "auto", takes_bf16=True) == "fp32"
+    assert inference_precision(gpu, "fp16", takes_bf16=False) == "fp16"
 
 
 def test_the_cpu_is_taken_where_it_is_asked_for(cpu: Device) -> None:
