@@ -1,7 +1,13 @@
 """Claims of the articles about the systems as a whole, on a small simulated recording."""
 
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tifffile
 import torch
 from scipy import ndimage
 
@@ -14,6 +20,10 @@ from model.device import pick_device, place
 from model.inference import WindowGrid, infer
 from model.normalise import fit_scale
 
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "process.py"
+SAMPLE = ROOT / "test/input"
+TRUTH = ROOT / "test/expected/naomi_level2.tif"
 SHAPE = (96, 48, 48)
 NUM_CELLS = 15
 NUM_PLACES = 40
@@ -68,3 +78,41 @@ def test_a_restormer_that_saw_one_noisy_stack_denoises_it(clean: np.ndarray) -> 
     denoised = scale.invert(np.concatenate(list(blocks)))
     assert stsnr(clean, denoised).stsnr > stsnr(clean, noisy).stsnr + 6
     assert trace_correlation(clean, denoised) > trace_correlation(clean, noisy) + 0.1
+
+
+# ---- What the shipped checkpoints do with the sample that ships ---------------------------------
+
+
+@dataclass(frozen=True)
+class Sample:
+    clean: np.ndarray
+    noisy: np.ndarray
+    folder: Path
+
+    def denoised(self, method: str) -> np.ndarray:
+        """By the program, with the checkpoint as it is; each method runs once."""
+        places = ["--input-dir", str(SAMPLE), "--output-dir", str(self.folder / method)]
+        flags = ["--method", method, "--device", "cpu", "--time-limit", "0"]
+        if not (self.folder / method).exists():
+            subprocess.run([sys.executable, str(PROGRAM), *places, *flags], check=True, timeout=600)
+        (result,) = (self.folder / method).rglob("*.tif")
+        return tifffile.imread(result).astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    (noisy,) = SAMPLE.rglob("*.tif")
+    clean = tifffile.imread(TRUTH).astype(np.float64)
+    return Sample(clean, tifffile.imread(noisy).astype(np.float64), tmp_path_factory.mktemp("out"))
+
+
+def test_the_plain_unets_residual_shows_nothing_of_the_scene(sample: Sample) -> None:  # C22
+    residual = sample.noisy - sample.denoised("unet3d")
+    assert abs(np.corrcoef(residual.ravel(), sample.clean.ravel())[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("method", ["unet3d", "unet_att", "niddl", "niddl_unet"])
+def test_a_shipped_checkpoint_is_better_than_the_recording(sample: Sample, method: str) -> None:
+    """C18, of which only the order can be tested, and likewise for the others."""
+    noisy = stsnr(sample.clean, sample.noisy).stsnr
+    assert stsnr(sample.clean, sample.denoised(method)).stsnr > noisy + 6
