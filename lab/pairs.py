@@ -20,8 +20,8 @@ from lab.recordings import (
     method_scale,
     shuffled,
 )
-from model.adapt import cut_patch
 from model.normalise import IntensityScale
+from model.patches import cut_patch
 from model.stack import StackError
 from model.stack_io import find_stacks, peek_shape, read_stack
 

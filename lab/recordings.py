@@ -20,9 +20,9 @@ from torch import Tensor
 from lab.noise import DetectorConfig, apply_detector, averaged, draw_detector
 from lab.recipes import Sides
 from lab.simulate import draw_config, simulate
-from model.adapt import sample_patches
 from model.config import METHODS
 from model.normalise import IntensityScale, fit_scale, temporal_median
+from model.patches import sample_patches
 from model.stack import StackError
 from model.stack_io import find_stacks, read_stack
 

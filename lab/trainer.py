@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lab.recipes import Recipe, Sides
 from lab.recordings import Ask, Example, Pool, Source
+from model.adapt import follow
 from model.architectures import build
 from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
 from model.config import METHODS
@@ -224,16 +225,7 @@ class Trainer:
         is_finite = math.isfinite(loss) and math.isfinite(float(norm))
         if is_finite:
             self.optimiser.step()
-            decay = recipe.average_decay_at(self.step)
-            with torch.no_grad():
-                for kept, new in zip(self.average.parameters(), self.net.parameters(), strict=True):
-                    kept.lerp_(new, 1 - decay)
-                # Batch norm's statistics must fit the averaged weights, which lag behind.
-                for own, other in zip(self.average.buffers(), self.net.buffers(), strict=True):
-                    if own.is_floating_point():
-                        own.lerp_(other, 1 - decay)
-                    else:
-                        own.copy_(other)
+            follow(self.average, self.net, recipe.average_decay_at(self.step))
         self.step += 1
         self.num_bad += not is_finite
         self.bad_in_a_row = 0 if is_finite else self.bad_in_a_row + 1

@@ -16,10 +16,11 @@ from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
 from model.budget import Budget
 from model.config import AdaptConfig, Stage
 from model.device import Device, is_out_of_memory, release_memory
+from model.judge import BlindspotJudge, is_held_out
 from model.normalise import IntensityScale, temporal_median
 from model.odd_even import odd_even_loss, odd_even_pair
+from model.patches import sample_patches
 from model.progress import Progress
-from model.tiling import mirror_index
 
 logger = logging.getLogger(__name__)
 
@@ -41,53 +42,8 @@ class AdaptReport:
     losses: list[float] = field(default_factory=list)
     patch: tuple[int, int, int] | None = None  # of the last step
     micro_batch: int = 0
-
-
-def cut_patch(
-    frames: np.ndarray, start: tuple[int, int, int], size: tuple[int, int, int]
-) -> np.ndarray:
-    """A patch of a stack [T,H,W]; where the stack is shorter than the patch it is mirrored."""
-    for axis, (length, side) in enumerate(zip(frames.shape, size, strict=True)):
-        if length >= side:
-            index = slice(start[axis], start[axis] + side)
-            frames = frames[(slice(None),) * axis + (index,)]
-        else:
-            frames = frames.take(mirror_index(length, 0, side - length), axis=axis)
-    return frames
-
-
-def sample_patches(
-    frames: np.ndarray,
-    scale: IntensityScale,
-    size: tuple[int, int, int],
-    batch: int,
-    generator: torch.Generator,
-    image: np.ndarray | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Random normalised patches [B,1,t,h,w] of a stack, turned and mirrored in the plane.
-
-    Never reversed in time: transients rise fast and decay slowly. With `image` [H,W] also its
-    cuts at the same places, turned alike, [B,1,1,h,w].
-    """
-    patches, cuts = [], []
-    turns = (0, 1, 2, 3) if size[1] == size[2] else (0, 2)
-    for _ in range(batch):
-        t, h, w = (
-            int(torch.randint(max(1, length - side + 1), (), generator=generator))
-            for length, side in zip(frames.shape, size, strict=True)
-        )
-        turn = turns[int(torch.randint(len(turns), (), generator=generator))]
-        is_flipped = bool(torch.randint(2, (), generator=generator))
-
-        def oriented(values: np.ndarray, turn: int = turn, is_flipped: bool = is_flipped) -> Tensor:
-            values = np.rot90(scale.apply(values), turn, axes=(1, 2))
-            values = values[:, :, ::-1] if is_flipped else values
-            return torch.from_numpy(np.ascontiguousarray(values))[None]  # [1,t,h,w]
-
-        patches.append(oriented(cut_patch(frames, (t, h, w), size)))
-        if image is not None:
-            cuts.append(oriented(cut_patch(image[None], (0, h, w), (1, size[1], size[2]))))
-    return torch.stack(patches), torch.stack(cuts) if cuts else None
+    judged: tuple[float, float] | None = None  # loss at held-out voxels, checkpoint and adapted
+    is_adapted: bool = True  # else the checkpoint was better
 
 
 def _learning_rate(stage: Stage, step: int) -> float:
@@ -112,6 +68,9 @@ class _Adapter:
     def __post_init__(self) -> None:
         self.patch = self.config.patch
         self.median: np.ndarray | None = None
+        self.judge: BlindspotJudge | None = None
+        self.loss_before = math.nan  # of the checkpoint, by the judge
+        self.judging_seconds = 0.0  # that each judgement takes
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=1e-4, weight_decay=self.config.weight_decay
         )
@@ -136,14 +95,20 @@ class _Adapter:
     def _gradients(self, kind: str) -> float:
         """Draw a batch, leave its gradients in the network, return the loss."""
         t, h, w = self.patch
-        noisy, median = sample_patches(
+        held_out = self.judge.held_out if self.judge else None
+        noisy, cut = sample_patches(
             self.frames, self.scale, (2 * t if kind == "odd_even" else t, h, w),
-            self.config.batch, self.generator, self.median if kind == "warm_up" else None,
+            self.config.batch, self.generator,
+            {"warm_up": self.median, "blindspot": held_out, "odd_even": None}[kind],
         )  # fmt: skip
+        median = cut if kind == "warm_up" else None
         coords = masked = None
         if kind == "blindspot":
             mask = self.config.mask
             coords = draw_mask(tuple(noisy.shape), mask.cell, self.generator)
+            if cut is not None:
+                b, _, h_at, w_at = coords.unbind(1)
+                coords = coords[~is_held_out(cut[b, 0, 0, h_at, w_at])]
             masked = fill_masked(
                 noisy, coords, draw_sources(coords, self.patch, mask.radius, self.generator)
             )
@@ -163,6 +128,26 @@ class _Adapter:
             release_memory(self.device)
             self.micro_batch //= 2
             logger.warning("  out of memory: %d patches at a time from here on", self.micro_batch)
+
+    def call_judge(self, stages: tuple[Stage, ...], budget: Budget, seed: int) -> None:
+        """Have the checkpoint judged, where Noise2Void is to change it and memory allows."""
+        if not self.config.judge_patches:
+            return
+        if not any(stage.kind == "blindspot" and stage.steps for stage in stages):
+            return
+        time_before = budget.remaining()
+        judge = BlindspotJudge(self.frames, self.scale, self.config, self.device, seed)
+        try:
+            self.loss_before = judge.loss(self.net)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            release_memory(self.device)
+            logger.warning("  out of memory: the adaptation will not be judged")
+        else:
+            self.judge = judge
+            if not math.isinf(time_before):
+                self.judging_seconds = time_before - budget.remaining()
 
     def fit_pairs(self) -> None:
         """Cut patches to the number of odd frames; AdaptError where these are too few."""
@@ -205,6 +190,16 @@ class _Adapter:
         return loss
 
 
+def follow(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """Move a network's moving average on, batch norm's statistics with the weights."""
+    own, other = average.state_dict(), net.state_dict()
+    for name, value in own.items():
+        if value.is_floating_point():
+            value.lerp_(other[name], 1 - decay)
+        else:
+            value.copy_(other[name])
+
+
 def adapt(
     net: nn.Module,
     frames: np.ndarray,
@@ -220,16 +215,21 @@ def adapt(
 ) -> AdaptReport:
     """Train `net` in place on one noisy stack [T,H,W]; only the stack's own voxels are used.
 
-    Stops early when the budget is spent. A pretrained network that diverges gets its weights
-    back, which the report says.
+    Stops early when the budget is spent. A pretrained network ends with the average of its weights
+    on the way: at a constant rate the last ones are full of the last patches' noise. Where that is
+    no better than the weights it came with at voxels that were never a target, or training
+    diverged, it gets those back, which the report says.
 
     Raises AdaptError where a network without pretraining diverges or learns nothing in time.
     """
     report = AdaptReport(steps_asked=sum(stage.steps for stage in stages), micro_batch=micro_batch)
     pretrained = copy.deepcopy(net.state_dict()) if is_pretrained else None
+    average = copy.deepcopy(net) if is_pretrained else None
     adapter = _Adapter(
         net, frames, scale, config, device, torch.Generator().manual_seed(seed), micro_batch
     )
+    if is_pretrained and not budget.expired:
+        adapter.call_judge(stages, budget, seed)
     progress = Progress("adapting", report.steps_asked, "iterations")
     bad_in_a_row = 0
     net.train()
@@ -239,7 +239,8 @@ def adapt(
         if stage.kind == "warm_up" and stage.steps and not budget.expired:
             adapter.median = temporal_median(frames)
         for number in range(stage.steps):
-            if budget.expired:
+            # what is left must do for the last judgement
+            if budget.remaining() <= adapter.judging_seconds:
                 report.stopped_by = "time limit"
                 break
             loss = adapter.step(stage, number)
@@ -247,6 +248,9 @@ def adapt(
             if math.isfinite(loss):
                 bad_in_a_row = 0
                 report.losses.append(loss)
+                if average:
+                    young = len(report.losses) / (len(report.losses) + 9)
+                    follow(average, net, min(config.average_decay, young))
             else:
                 bad_in_a_row += 1
                 report.bad_steps += 1
@@ -265,7 +269,15 @@ def adapt(
                 f"go back to; try another --seed or provide a checkpoint"
             )
         net.load_state_dict(pretrained)
+        report.is_adapted = False
         logger.warning("  adaptation diverged; back to the checkpoint as it is")
+    elif average and pretrained and report.losses:
+        net.load_state_dict(average.state_dict())
+        if adapter.judge:
+            report.judged = adapter.loss_before, adapter.judge.loss(net)
+            report.is_adapted = report.judged[1] < report.judged[0]
+        if not report.is_adapted:
+            net.load_state_dict(pretrained)
     if not is_pretrained and not report.losses:
         raise AdaptError(
             "without a checkpoint the network knows nothing, and it had no iteration to learn in "

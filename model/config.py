@@ -48,6 +48,8 @@ class AdaptConfig:
     batch: int = 1
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0  # global norm
+    average_decay: float = 0.995  # of the moving average of a checkpoint's weights, an iteration
+    judge_patches: int = 8  # on which what was adapted must beat the checkpoint; 0: not judged
     mask: MaskConfig = field(default_factory=MaskConfig)
 
 

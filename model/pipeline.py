@@ -248,10 +248,16 @@ def _note_adaptation(record: StackRecord, report: AdaptReport) -> None:
     record.steps_asked, record.steps_done = report.steps_asked, report.steps
     record.steps_skipped, record.stopped_by = report.bad_steps, report.stopped_by
     record.patch, record.loss_curve = report.patch, thinned(report.losses)
+    record.judged, record.is_adapted = report.judged, report.is_adapted and bool(report.losses)
     if report.stopped_by == "time limit":
         record.shortened.append(f"adaptation {report.steps_asked} to {report.steps} iterations")
     if report.steps_asked:
         logger.info(
             "  adapted %d of %d iterations, stopped by: %s",
             report.steps, report.steps_asked, report.stopped_by,
+        )  # fmt: skip
+    if report.judged:
+        logger.info(
+            "  loss at held-out voxels: %.6g as it came, %.6g adapted; %s", *report.judged,
+            "the adapted one denoises" if report.is_adapted else "going back to the checkpoint",
         )  # fmt: skip

@@ -33,6 +33,10 @@ class StackRecord:
     steps_done: int | None = None
     steps_skipped: int | None = None  # loss not finite
     stopped_by: str | None = None
+    # Loss at voxels that were never a target, of the checkpoint and of what was adapted from it;
+    # the better of the two denoised the stack.
+    judged: tuple[float, float] | None = None
+    is_adapted: bool | None = None
     patch: tuple[int, int, int] | None = None
     loss_curve: list[float] | None = None  # means of equal stretches, at most 200
     overlap: float | None = None

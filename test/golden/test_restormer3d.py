@@ -1,6 +1,7 @@
 """The network's function and its first adaptation losses, as recorded."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from model.adapt import adapt
 from model.architectures import ARCHITECTURES, build
 from model.budget import Budget
-from model.config import METHODS, AdaptConfig, Stage
+from model.config import METHODS, Stage
 from model.device import pick_device, place
 from model.normalise import fit_scale
 from model.stack_io import read_stack
@@ -66,7 +67,7 @@ def test_the_first_losses_are_what_they_always_were(golden: Golden) -> None:
             Stage(kind="warm_up", steps=2, learning_rate=1e-3),
             Stage(kind="blindspot", steps=4, learning_rate=1e-3),
         ),
-        config=AdaptConfig(patch=(8, 16, 16), batch=2, mask=METHODS["restormer3d"].adapt.mask),
+        config=replace(METHODS["restormer3d"].adapt, patch=(8, 16, 16), batch=2, judge_patches=0),
         device=device,
         budget=Budget(float("inf")),
         seed=0,

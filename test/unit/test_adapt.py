@@ -11,16 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.adapt import MAX_BAD_STEPS, AdaptError, AdaptReport, adapt, cut_patch, sample_patches
+from model.adapt import MAX_BAD_STEPS, AdaptError, AdaptReport, adapt
 from model.budget import Budget
 from model.config import AdaptConfig, Stage
 from model.device import pick_device
 from model.normalise import IntensityScale
+from model.patches import cut_patch, sample_patches
 
 AS_IT_IS = IntensityScale(offset=0.0, gain=1.0)
 BLINDSPOT = Stage(kind="blindspot", steps=4, learning_rate=1e-2)
 WARM_UP = Stage(kind="warm_up", steps=4, learning_rate=1e-2)
-CONFIG = AdaptConfig(patch=(6, 16, 16), batch=1)
+# not judged, so that every call of the network is a step's; the judge has tests of its own
+CONFIG = AdaptConfig(patch=(6, 16, 16), batch=1, judge_patches=0)
 
 
 class Clock:
@@ -164,6 +166,22 @@ def test_the_budget_ends_it_after_the_step_under_way() -> None:
     assert report.stopped_by == "time limit"
 
 
+def test_time_is_left_for_the_last_judgement() -> None:
+    clock = Clock()
+
+    def take_a_second(patch: Tensor) -> None:
+        clock.now += 1
+
+    stages = (replace(BLINDSPOT, steps=1000),)
+    config = replace(CONFIG, judge_patches=10)
+    budget = Budget(50, clock)
+    report = run(Filter(take_a_second), config=config, budget=budget, stages=stages)
+    assert report.stopped_by == "time limit"
+    assert report.judged is not None
+    assert report.steps == 30
+    assert clock.now == 50
+
+
 def test_without_any_time_a_pretrained_network_stays_as_it_is() -> None:
     net, untouched = Filter(), Filter()
     report = run(net, budget=Budget(0, Clock()), stages=(WARM_UP, BLINDSPOT))
@@ -298,6 +316,13 @@ def test_out_of_memory_with_one_patch_shrinks_it_in_the_plane() -> None:
         Filter(no_more_than(6 * 16 * 16)), movie((20, 80, 80)), config=config, micro_batch=2
     )
     assert (report.steps, report.micro_batch, report.patch) == (4, 1, (6, 16, 16))
+
+
+def test_out_of_memory_when_judging_leaves_the_adaptation_unjudged() -> None:
+    config = replace(CONFIG, patch=(6, 64, 64), judge_patches=2)
+    report = run(Filter(no_more_than(6 * 32 * 32)), movie((20, 80, 80)), config=config)
+    assert (report.steps, report.patch, report.judged) == (4, (6, 32, 32), None)
+    assert report.is_adapted
 
 
 def test_out_of_memory_with_the_smallest_patch_is_an_error() -> None:
