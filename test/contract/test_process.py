@@ -709,6 +709,9 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
     assert stack.pop("file").endswith("/in/b.tif")
     assert stack.pop("peak_host_bytes") > 1e7
     assert stack.pop("percentiles") == pytest.approx({"p0.5": low, "p99.5": high})
+    before, after = stack.pop("judged")
+    assert stack.pop("is_adapted") == (after < before)
+    assert stack.pop("precision") in ("fp32", "bf16")  # what this processor is fast at
     assert stack == {
         "status": "denoised",
         "error": None,
@@ -725,6 +728,7 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
         "windows": 2,
         "shortened": [],
         "peak_device_bytes": None,
+        "stretched_from": None,
     }
     assert len(curve) == 2
     assert min(curve) > 0
@@ -767,6 +771,7 @@ VARIABLES = {  # and where the record shows that it was heeded
     "DENOISE_TIME_LIMIT": ("500", lambda record: f"{record['time_limit']:.0f}"),
     "DENOISE_DEVICE": ("cpu", lambda record: record["device"][:3].lower()),
     "DENOISE_SEED": ("7", lambda record: str(record["seed"])),
+    "DENOISE_PRECISION": ("fp32", lambda record: record["stacks"][0]["precision"]),
 }
 
 
@@ -779,7 +784,8 @@ def from_environment(tmp_path_factory: pytest.TempPathFactory, weights: Path) ->
         "DENOISE_OUTPUT_DIR": str(folder / "out"),
         "DENOISE_WEIGHTS": str(weights),
         "DENOISE_LOG_LEVEL": "warning",
-        "DENOISE_KEEP_BRIGHTNESS": "no",  # test_methods.py has the flag, this method refuses it
+        "DENOISE_KEEP_BRIGHTNESS": "no",  # test_methods.py has this flag and the next,
+        "DENOISE_STRETCH_16BIT": "no",  # which this method refuses
     }
     values = {name: value for name, (value, _) in VARIABLES.items()}
     assert {**folders, **values}.keys() == {
