@@ -179,14 +179,14 @@ class OwnRecording:
 
     @cached_property
     def median(self) -> np.ndarray:
-        """Temporal median [H,W], in raw units."""
-        return temporal_median(self.frames)
+        """Temporal median [1,H,W], in raw units."""
+        return temporal_median(self.frames)[None]
 
     def draw(self, ask: Ask, rng: np.random.Generator) -> Example:
         """A random patch; there is no other draw of its noise."""
         generator = _generator(rng, torch.device("cpu"))
-        image = self.median if ask.median else None
-        noisy, median = sample_patches(self.frames, self.scale, ask.patch, 1, generator, image)
+        images = self.median if ask.median else None
+        noisy, median = sample_patches(self.frames, self.scale, ask.patch, 1, generator, images)
         return Example(
             noisy=noisy[0], target=None, median=median[0] if median is not None else None
         )

@@ -16,7 +16,7 @@ from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
 from model.budget import Budget
 from model.config import AdaptConfig, Stage
 from model.device import Device, is_out_of_memory, release_memory
-from model.judge import BlindspotJudge, is_held_out
+from model.judge import MIN_FRAMES, Judge, is_held_out
 from model.normalise import IntensityScale, temporal_median
 from model.odd_even import odd_even_loss, odd_even_pair
 from model.patches import sample_patches
@@ -42,7 +42,7 @@ class AdaptReport:
     losses: list[float] = field(default_factory=list)
     patch: tuple[int, int, int] | None = None  # of the last step
     micro_batch: int = 0
-    judged: tuple[float, float] | None = None  # loss at held-out voxels, checkpoint and adapted
+    judged: tuple[float, float] | None = None  # estimated errors, checkpoint and adapted
     is_adapted: bool = True  # else the checkpoint was better
 
 
@@ -67,9 +67,9 @@ class _Adapter:
 
     def __post_init__(self) -> None:
         self.patch = self.config.patch
-        self.median: np.ndarray | None = None
-        self.judge: BlindspotJudge | None = None
-        self.loss_before = math.nan  # of the checkpoint, by the judge
+        self.median: np.ndarray | None = None  # [1,H,W]
+        self.judge: Judge | None = None
+        self.error_before = math.nan  # of the checkpoint, by the judge
         self.judging_seconds = 0.0  # that each judgement takes
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=1e-4, weight_decay=self.config.weight_decay
@@ -131,14 +131,14 @@ class _Adapter:
 
     def call_judge(self, stages: tuple[Stage, ...], budget: Budget, seed: int) -> None:
         """Have the checkpoint judged, where Noise2Void is to change it and memory allows."""
-        if not self.config.judge_patches:
+        if not self.config.judge_patches or len(self.frames) < MIN_FRAMES:
             return
         if not any(stage.kind == "blindspot" and stage.steps for stage in stages):
             return
         time_before = budget.remaining()
-        judge = BlindspotJudge(self.frames, self.scale, self.config, self.device, seed)
+        judge = Judge(self.frames, self.scale, self.config, self.device, seed)
         try:
-            self.loss_before = judge.loss(self.net)
+            self.error_before = judge.error(self.net)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -216,9 +216,9 @@ def adapt(
     """Train `net` in place on one noisy stack [T,H,W]; only the stack's own voxels are used.
 
     Stops early when the budget is spent. A pretrained network ends with the average of its weights
-    on the way: at a constant rate the last ones are full of the last patches' noise. Where that is
-    no better than the weights it came with at voxels that were never a target, or training
-    diverged, it gets those back, which the report says.
+    on the way: at a constant rate the last ones are full of the last patches' noise. Where by the
+    judge's estimate that is no better than the weights it came with, or training diverged, it gets
+    those back, which the report says.
 
     Raises AdaptError where a network without pretraining diverges or learns nothing in time.
     """
@@ -237,7 +237,7 @@ def adapt(
         if stage.kind == "odd_even" and stage.steps:
             adapter.fit_pairs()
         if stage.kind == "warm_up" and stage.steps and not budget.expired:
-            adapter.median = temporal_median(frames)
+            adapter.median = temporal_median(frames)[None]
         for number in range(stage.steps):
             # what is left must do for the last judgement
             if budget.remaining() <= adapter.judging_seconds:
@@ -274,7 +274,7 @@ def adapt(
     elif average and pretrained and report.losses:
         net.load_state_dict(average.state_dict())
         if adapter.judge:
-            report.judged = adapter.loss_before, adapter.judge.loss(net)
+            report.judged = adapter.error_before, adapter.judge.error(net)
             report.is_adapted = report.judged[1] < report.judged[0]
         if not report.is_adapted:
             net.load_state_dict(pretrained)

@@ -1,8 +1,10 @@
 """Which of two networks denoises a stack better, told without any truth.
 
-Noise2Void's loss is the error at a voxel plus the noise of that voxel, which nobody can predict. On
-the same hidden voxels the noise is the same for both networks, and what differs is the error.
-Source: Krull et al., CVPR 2019, https://arxiv.org/abs/1811.10980.
+By the error of what would be written, which sees every voxel, and not by Noise2Void's loss at
+hidden ones: a network that tells these better may make worse use of the voxels it sees. For noise
+of a known variance that error can be estimated without bias from the noisy stack and from how much
+the result at a voxel follows the voxel. Source: Stein, Ann. Statist. 9:1135, 1981; by Monte Carlo
+as Ramani et al., IEEE TIP 17:1540, 2008.
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.blindspot import draw_sources, fill_masked, voxels_at
+from model.background import measure_background
 from model.config import AdaptConfig
 from model.device import Device
 from model.normalise import IntensityScale
 from model.patches import sample_patches
 
 SEED_OFFSET = 2**32  # from the adaptation's seed, so that the two never draw alike
+MIN_FRAMES = 2  # to tell the noise by
+PROBE = 0.1  # by which voxels are moved, in deviations of their noise
 
 
 def held_out_pixels(
@@ -32,10 +36,10 @@ def held_out_pixels(
     return chosen[:height, :width].numpy()
 
 
-class BlindspotJudge:
+class Judge:
     """Patches of a stack with pixels that must never be a target of training.
 
-    `held_out` [H,W] float32 is 1 at those pixels, in the stack's units: to be cut as an image is.
+    `held_out` [1,H,W] float32 is 1 at those pixels, in the stack's units: to be cut as an image is.
     """
 
     def __init__(
@@ -46,41 +50,46 @@ class BlindspotJudge:
         device: Device,
         seed: int,
     ) -> None:
-        patch, mask = config.patch, config.mask
+        """Of a stack [T,H,W] with at least MIN_FRAMES."""
         generator = torch.Generator().manual_seed(seed + SEED_OFFSET)
-        _, *plane = frames.shape
-        step, *cell = mask.cell
-        pixels = held_out_pixels((plane[0], plane[1]), (cell[0], cell[1]), generator)
-        self.held_out = scale.invert(pixels.astype(np.float32))
+        _, height, width = frames.shape
+        _, *cell = config.mask.cell
+        pixels = held_out_pixels((height, width), (cell[0], cell[1]), generator)
+        self.held_out = scale.invert(pixels[None].astype(np.float32))
         self.device = device
-        noisy, cut = sample_patches(
-            frames, scale, patch, config.judge_patches, generator, self.held_out
-        )
-        assert cut is not None
-        # every held-out pixel is hidden in one frame of each `step`
-        b, _, _, h, w = torch.nonzero(is_held_out(cut)).unbind(1)
-        groups = torch.arange(max(1, patch[0] // step))
-        t = step * groups + torch.randint(step, (len(b), len(groups)), generator=generator)
-        each = torch.stack(torch.broadcast_tensors(b[:, None], t, h[:, None], w[:, None]), dim=-1)
-        self.coords = each.flatten(0, 1)
-        self.coords = self.coords[self.coords[:, 1] < patch[0]]
-        sources = draw_sources(self.coords, patch, mask.radius, generator)
-        self.masked = fill_masked(noisy, self.coords, sources)
-        self.wanted = voxels_at(noisy, self.coords)
+        deviation = measure_background(frames).deviation[None] / scale.gain
+        self.noisy, cuts = sample_patches(
+            frames, scale, config.patch, config.judge_patches, generator,
+            np.concatenate([self.held_out, scale.invert(deviation.astype(np.float32))]),
+        )  # fmt: skip
+        assert cuts is not None
+        self.counts = is_held_out(cuts[:, :, :1]).expand_as(self.noisy)
+        signs = 2.0 * torch.randint(2, self.noisy.shape, generator=generator) - 1
+        self.noise = torch.where(self.counts, cuts[:, :, 1:] * signs, 0.0)
 
     @torch.inference_mode()
-    def loss(self, net: nn.Module) -> float:
-        """Mean squared difference to the noisy values of the hidden voxels."""
+    def error(self, net: nn.Module) -> float:
+        """Estimated mean squared error of the network's answer at held-out pixels, normalised.
+
+        Below 0 where it is smaller than what the estimate is uncertain by.
+        """
         was_training = net.training
         net.eval()
-        answers = [
-            net(patch[None].to(self.device.torch_device)).float().cpu() for patch in self.masked
-        ]
+        total = 0.0
+        for noisy, counts, noise in zip(self.noisy, self.counts, self.noise, strict=True):
+            answer, moved = (self._answer(net, patch) for patch in (noisy, noisy + PROBE * noise))
+            follows = noise * (moved - answer) / PROBE
+            risk = (answer - noisy).square() + 2 * follows - noise.square()
+            total += float(risk[counts].sum(dtype=torch.float64))
         net.train(was_training)
-        found = voxels_at(torch.cat(answers), self.coords)
-        return float((found - self.wanted).square().mean(dtype=torch.float64))
+        return total / int(self.counts.sum())
+
+    def _answer(self, net: nn.Module, patch: Tensor) -> Tensor:
+        """To a patch [1,t,h,w], float32 on the CPU."""
+        answer: Tensor = net(patch[None].to(self.device.torch_device))[0]
+        return answer.float().cpu()
 
 
 def is_held_out(cut: Tensor) -> Tensor:
-    """Whether a pixel of `BlindspotJudge.held_out`, cut and normalised, is one of them."""
+    """Whether a pixel of `Judge.held_out`, cut and normalised, is one of them."""
     return cut > 0.5

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from model.background import blurred_mean, measure_background
 from model.blending import accumulated_weight, hann_window
 from model.config import LowRankConfig
 from model.progress import Progress
@@ -34,55 +35,6 @@ FRAMES_AT_A_TIME = 64
 
 class LowRankError(RuntimeError):
     """The recording cannot be denoised this way; the message says why."""
-
-
-# ---- Noise and mean ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Background:
-    """What does not change: per pixel [H,W], in raw units."""
-
-    mean: np.ndarray  # over time
-    smooth_mean: np.ndarray  # the same, blurred as far as its own noise makes worthwhile
-    deviation: np.ndarray  # of the noise of a single voxel
-
-
-def measure_background(frames: np.ndarray, config: LowRankConfig) -> Background:
-    """Mean and noise of a stack [T,H,W], the noise from differences of neighbouring frames."""
-    num_frames = len(frames)
-    total = np.zeros(frames.shape[1:])
-    squares = np.zeros(frames.shape[1:])
-    before = None
-    for frame in frames:
-        frame = frame.astype(np.float64)
-        total += frame
-        if before is not None:
-            squares += np.square(frame - before)
-        before = frame
-    mean = total / num_frames
-    # Half the squared difference has the noise's variance wherever nothing moves that fast.
-    variance = ndimage.gaussian_filter(squares / (2 * (num_frames - 1)), config.noise_sigma)
-    variance = np.maximum(variance, 1e-6 * max(float(variance.mean()), 1e-12))
-    return Background(
-        mean=mean,
-        smooth_mean=_blurred_mean(mean, float(variance.mean()) / num_frames, config),
-        deviation=np.sqrt(variance),
-    )
-
-
-def _blurred_mean(mean: np.ndarray, variance: float, config: LowRankConfig) -> np.ndarray:
-    """The mean image blurred by the width of least estimated risk (Stein's, exact for a blur)."""
-    impulse = np.zeros((33, 33))
-    impulse[16, 16] = 1
-    best, least = mean, np.inf
-    for sigma in config.mean_sigmas:
-        blurred = ndimage.gaussian_filter(mean, sigma)
-        centre = ndimage.gaussian_filter(impulse, sigma)[16, 16]
-        risk = np.square(mean - blurred).mean() + 2 * variance * centre
-        if risk < least:
-            best, least = blurred, risk
-    return best
 
 
 # ---- One block --------------------------------------------------------------------------------
@@ -174,7 +126,8 @@ class LowRank:
         self.rows, self.columns = (
             plan_axis(length, config.block, 0.5, pad=False) for length in frames.shape[1:]
         )
-        self.background = measure_background(frames, config)
+        self.background = measure_background(frames)
+        self._smooth_mean = blurred_mean(self.background, len(frames), config.mean_sigmas)
         self.space_sigma, self.threshold = self._choose()
         self.factors = self._decompose_all()
 
@@ -271,7 +224,7 @@ class LowRank:
                 block = factors.courses[part] @ (factors.footprints * weight)
                 blend[:, row : row + size, column : column + size] += block.reshape(-1, size, size)
             change = (blend / frame_weight)[:, :height, :width]
-            yield change * self.background.deviation + self.background.smooth_mean
+            yield change * self.background.deviation + self._smooth_mean
 
 
 def _flat(block: np.ndarray) -> torch.Tensor:

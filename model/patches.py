@@ -29,12 +29,12 @@ def sample_patches(
     size: tuple[int, int, int],
     batch: int,
     generator: torch.Generator,
-    image: np.ndarray | None = None,
+    images: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Random normalised patches [B,1,t,h,w] of a stack, turned and mirrored in the plane.
 
-    Never reversed in time: transients rise fast and decay slowly. With `image` [H,W] also its
-    cuts at the same places, turned alike, [B,1,1,h,w].
+    Never reversed in time: transients rise fast and decay slowly. With `images` [K,H,W] also
+    their cuts at the same places, turned alike, [B,1,K,h,w].
     """
     patches, cuts = [], []
     turns = (0, 1, 2, 3) if size[1] == size[2] else (0, 2)
@@ -52,6 +52,6 @@ def sample_patches(
             return torch.from_numpy(np.ascontiguousarray(values))[None]  # [1,t,h,w]
 
         patches.append(oriented(cut_patch(frames, (t, h, w), size)))
-        if image is not None:
-            cuts.append(oriented(cut_patch(image[None], (0, h, w), (1, size[1], size[2]))))
+        if images is not None:
+            cuts.append(oriented(cut_patch(images, (0, h, w), (len(images), *size[1:]))))
     return torch.stack(patches), torch.stack(cuts) if cuts else None

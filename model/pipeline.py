@@ -258,6 +258,6 @@ def _note_adaptation(record: StackRecord, report: AdaptReport) -> None:
         )  # fmt: skip
     if report.judged:
         logger.info(
-            "  loss at held-out voxels: %.6g as it came, %.6g adapted; %s", *report.judged,
+            "  estimated squared error: %.4g as it came, %.4g adapted; %s", *report.judged,
             "the adapted one denoises" if report.is_adapted else "going back to the checkpoint",
         )  # fmt: skip

@@ -33,8 +33,8 @@ class StackRecord:
     steps_done: int | None = None
     steps_skipped: int | None = None  # loss not finite
     stopped_by: str | None = None
-    # Loss at voxels that were never a target, of the checkpoint and of what was adapted from it;
-    # the better of the two denoised the stack.
+    # Estimated squared error, normalised, of the checkpoint and of what was adapted from it; the
+    # better of the two denoised the stack.
     judged: tuple[float, float] | None = None
     is_adapted: bool | None = None
     patch: tuple[int, int, int] | None = None

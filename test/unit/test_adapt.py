@@ -173,7 +173,7 @@ def test_time_is_left_for_the_last_judgement() -> None:
         clock.now += 1
 
     stages = (replace(BLINDSPOT, steps=1000),)
-    config = replace(CONFIG, judge_patches=10)
+    config = replace(CONFIG, judge_patches=5)  # each looked at twice, before and after
     budget = Budget(50, clock)
     report = run(Filter(take_a_second), config=config, budget=budget, stages=stages)
     assert report.stopped_by == "time limit"

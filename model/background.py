@@ -1,0 +1,57 @@
+"""What does not change in a recording: its mean image, and the noise of every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+NOISE_SIGMA = 2.0  # pixels over which the noise's variance is averaged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Background:
+    """Per pixel [H,W] float64, in the stack's units."""
+
+    mean: np.ndarray  # over time
+    deviation: np.ndarray  # of the noise of a single voxel; above 0
+
+
+def measure_background(frames: np.ndarray) -> Background:
+    """Mean and noise of a stack [T,H,W], T > 1, the noise from differences of neighbouring frames.
+
+    Half the squared difference has the noise's variance wherever nothing moves that fast.
+    """
+    num_frames = len(frames)
+    total = np.zeros(frames.shape[1:])
+    squares = np.zeros(frames.shape[1:])
+    before = None
+    for frame in frames:
+        frame = frame.astype(np.float64)
+        total += frame
+        if before is not None:
+            squares += np.square(frame - before)
+        before = frame
+    variance = ndimage.gaussian_filter(squares / (2 * (num_frames - 1)), NOISE_SIGMA)
+    variance = np.maximum(variance, 1e-6 * max(float(variance.mean()), 1e-12))
+    return Background(mean=total / num_frames, deviation=np.sqrt(variance))
+
+
+def blurred_mean(background: Background, num_frames: int, sigmas: Sequence[float]) -> np.ndarray:
+    """The mean image [H,W] of so many frames, blurred as far as its own noise makes worthwhile.
+
+    By the width of least risk, as Stein estimates it; exact for a blur.
+    """
+    mean, variance = background.mean, float(np.square(background.deviation).mean()) / num_frames
+    impulse = np.zeros((33, 33))
+    impulse[16, 16] = 1
+    best, least = mean, np.inf
+    for sigma in sigmas:
+        blurred = ndimage.gaussian_filter(mean, sigma)
+        centre = ndimage.gaussian_filter(impulse, sigma)[16, 16]
+        risk = np.square(mean - blurred).mean() + 2 * variance * centre
+        if risk < least:
+            best, least = blurred, risk
+    return best

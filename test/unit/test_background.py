@@ -1,0 +1,52 @@
+"""What a recording tells of its own mean and noise."""
+
+import numpy as np
+import pytest
+
+from model.background import blurred_mean, measure_background
+
+GAIN, READ = 50.0, 20.0
+
+
+def recorded(clean: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return GAIN * rng.poisson(clean / GAIN) + rng.normal(0, READ, clean.shape)
+
+
+@pytest.fixture(scope="module")
+def two_halves() -> np.ndarray:
+    """A scene [T,H,W] that is dark on its left and bright on its right."""
+    clean = np.full((400, 32, 32), 200.0)
+    clean[:, :, 16:] = 800.0
+    return clean
+
+
+@pytest.mark.parametrize("side, value", [(slice(0, 10), 200.0), (slice(22, 32), 800.0)])
+def test_the_noise_is_measured_from_the_recording_itself(
+    two_halves: np.ndarray, side: slice, value: float
+) -> None:
+    deviation = measure_background(recorded(two_halves)).deviation
+    expected = np.sqrt(value * GAIN + READ**2)
+    assert deviation[:, side].mean() == pytest.approx(expected, rel=0.03)
+
+
+def test_what_rises_slowly_is_no_noise() -> None:
+    frames = np.linspace(0, 1e4, 400)[:, None, None] + recorded(np.full((400, 16, 16), 200.0))
+    background = measure_background(frames)
+    assert background.deviation.mean() == pytest.approx(np.sqrt(200 * GAIN + READ**2), rel=0.03)
+    np.testing.assert_allclose(background.mean, frames.mean(axis=0))
+
+
+def test_a_constant_stack_has_some_noise_to_divide_by() -> None:
+    assert (measure_background(np.full((3, 8, 8), 7)).deviation > 0).all()
+
+
+def test_the_mean_is_blurred_as_far_as_its_own_noise_is_worth_it(two_halves: np.ndarray) -> None:
+    few = two_halves[:20]
+    background = measure_background(recorded(few))
+    blurred = blurred_mean(background, len(few), (0.0, 0.5, 1.0, 4.0))
+    error = np.square(blurred - few[0]).mean()
+    assert error < 0.7 * np.square(background.mean - few[0]).mean()
+    # without noise there is nothing to gain
+    clean = measure_background(few)
+    np.testing.assert_array_equal(blurred_mean(clean, len(few), (0.0, 0.5, 1.0)), few[0])
