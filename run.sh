@@ -6,8 +6,8 @@
 # process.py may also be given as DENOISE_... variables; ./run.sh -- --help lists them.
 set -euo pipefail
 
-# Few, so that the sample ends within five minutes on two CPU cores; recordings get the product's own.
-sample_steps=4 sample_seconds=270
+# For the sample, which two CPU cores would adapt to for an hour; recordings get the product's own.
+sample_seconds=150
 
 usage() {
   sed -n '2,6s/^# \{0,1\}//p' "$root/run.sh"
@@ -33,7 +33,7 @@ if ((${#folders[@]})); then
   output=$(cd "$output" && pwd)
 else
   input=$root/test/input output=$root/output
-  export DENOISE_STEPS=${DENOISE_STEPS:-$sample_steps} DENOISE_TIME_LIMIT=${DENOISE_TIME_LIMIT:-$sample_seconds}
+  export DENOISE_TIME_LIMIT=${DENOISE_TIME_LIMIT:-$sample_seconds}
 fi
 
 cd "$root"

@@ -83,8 +83,8 @@ def dvt_unet3d(steps: int) -> list[str]:
     whole = size(terms.y)
     # The field is the same in all windows, so it could at best be what they have in common.
     common = terms.y.mean(dim=(0, 2), keepdim=True)
-    uncentred = float((common * terms.g[:1, :, :1]).sum())
-    alike = uncentred / (common.norm() * terms.g[:1, :, :1].norm())
+    uncentred = float((common * terms.g[:1, :, :1]).sum().detach())
+    alike = uncentred / (common.norm() * terms.g[:1, :, :1].norm()).detach()
     shares = {"c, the content": terms.c, "G, the artifact field": terms.g, "r, the rest": terms.r}
     return [
         *(f"{name}: {100 * size(term) / whole:.2f} % of y" for name, term in shares.items()),
