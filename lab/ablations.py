@@ -50,7 +50,7 @@ def unet_att(steps: int) -> list[str]:
         trainer = Trainer("unet_att", recipe, [(simulator, 1.0)], CPU, {"variant": variant})
         while trainer.step < recipe.steps:
             trainer.advance()
-        scores = cases.score(trainer.average, CPU.torch_device)
+        scores = cases.score(trainer.average, CPU)
         levels = " / ".join(f"{score:.2f}" for score in scores.values())
         lines.append(f"{variant:<15} stSNR {levels} dB, mean {np.mean([*scores.values()]):.2f}")
     return lines
@@ -83,8 +83,8 @@ def dvt_unet3d(steps: int) -> list[str]:
     whole = size(terms.y)
     # The field is the same in all windows, so it could at best be what they have in common.
     common = terms.y.mean(dim=(0, 2), keepdim=True)
-    uncentred = float((common * terms.g[:1, :, :1]).sum().detach())
-    alike = uncentred / (common.norm() * terms.g[:1, :, :1].norm()).detach()
+    field = terms.g.detach()[:1, :, :1]
+    alike = (common * field).sum() / (common.norm() * field.norm())
     shares = {"c, the content": terms.c, "G, the artifact field": terms.g, "r, the rest": terms.r}
     return [
         *(f"{name}: {100 * size(term) / whole:.2f} % of y" for name, term in shares.items()),

@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
+from lab.factors import SimulatedFactors
 from lab.pairs import Pairs
 from lab.recipes import RECIPES, Objective, Precision, Recipe, Sides
 from lab.recordings import DataError, Folders, Simulator, Source
@@ -33,6 +34,7 @@ from lab.resume import ResumeError
 from lab.trainer import Trainer, TrainError
 from lab.training_run import Run, StopRequest, plain
 from model.checkpoint import CheckpointError, load_network, read_checkpoint
+from model.config import METHODS
 from model.device import Device, DeviceError, pick_device
 
 logger = logging.getLogger(__name__)
@@ -127,6 +129,12 @@ def _sources(
             f"{args.method} with objective {recipe.objective} takes {right}, not {wrong}"
         )
     simulated = _simulated_share(args)
+    if METHODS[args.method].low_rank:
+        if simulated < 1:
+            raise DataError(
+                f"{args.method} learns from simulated recordings alone, without --pairs"
+            )
+        return [(SimulatedFactors(args.method, recipe.seed, device.torch_device), 1.0)]
     sources: list[tuple[Source, float]] = []
     if simulated > 0:
         simulator = Simulator(
@@ -205,6 +213,7 @@ def main(argv: Sequence[str]) -> int:
     """The exit code: 0 done or time up, 128 + the signal that ended it, 1 failed."""
     args = _parser().parse_args(argv)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+    logging.getLogger("model").setLevel(logging.WARNING)  # of the run, not of each recording
     _join_processes(args.device)
     try:
         received = train(args)

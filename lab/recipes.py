@@ -100,6 +100,14 @@ RECIPES: dict[str, Recipe] = {
         learning_rate=5e-5,
         weight_decay=0.0,
     ),
+    # A patch is the images of a block: the mean and up to eleven more (lab/factors.py).
+    "lowrank_unet": Recipe(
+        curriculum=((20_000, (12, 24, 24)),),
+        batch=16,
+        warm_up=0,
+        objective="pairs",
+        learning_rate=2e-3,
+    ),
     "niddl": _NIDDL,
     "niddl_unet": _NIDDL,
 }

@@ -145,7 +145,7 @@ class Run:
         if self.validation is None:
             return
         trainer = self.trainer
-        scores = self.validation.score(trainer.average, trainer.device.torch_device)
+        scores = self.validation.score(trainer.average, trainer.device)
         finite = [loss for loss in self.losses if math.isfinite(loss)]
         row = {
             "step": trainer.step,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +14,10 @@ from lab.metrics import stsnr
 from lab.noise import LEVELS, noisy_recording
 from lab.recordings import method_scale
 from lab.simulate import draw_config, simulate
+from model.config import METHODS
+from model.device import Device
+from model.inference import denoised_images
+from model.lowrank import LowRank
 from model.normalise import IntensityScale
 
 SEED = 2**40  # beyond any that training draws from
@@ -21,27 +27,54 @@ WINDOW = (slice(84, 116), slice(16, 80), slice(16, 80))  # what is scored: one w
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """One window of a noisy recording, and its truth."""
+class WindowCase:
+    """One window of a recording, which a network denoises at once."""
 
     level: int
     clean: np.ndarray  # [T,H,W] counts
     noisy: np.ndarray  # [T,H,W] counts
     scale: IntensityScale  # of the whole recording
 
+    def score(self, net: nn.Module, device: Device) -> float:
+        """Of the window."""
+        window = torch.from_numpy(self.scale.apply(self.noisy))[None, None]
+        denoised = net(window.to(device.torch_device))[0, 0].float().cpu().numpy()
+        return stsnr(self.clean, self.scale.invert(denoised)).stsnr
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorCase:
+    """A whole recording, of whose factors a network denoises the images."""
+
+    level: int
+    clean: np.ndarray  # [T,H,W] counts
+    found: LowRank
+
+    def score(self, net: nn.Module, device: Device) -> float:
+        """Of the recording; what was found stays as it is."""
+        found = copy(self.found)
+        found.factors = dict(self.found.factors)
+        found.denoise_images(partial(denoised_images, net, device))
+        return stsnr(self.clean, np.concatenate(list(found.render()))).stsnr
+
 
 class ValidationSet:
     """Simulated recordings at the challenge's three levels of noise."""
 
     def __init__(self, method: str) -> None:
-        self.cases: list[Case] = []
+        self.cases: list[WindowCase | FactorCase] = []
+        low_rank = METHODS[method].low_rank
         for number in range(NUM_MOVIES):
             rng = np.random.default_rng([SEED, number])
             clean = simulate(draw_config(rng, SHAPE), rng).numpy()
             for level in LEVELS:
                 noisy = noisy_recording(clean, level, seed=number)
+                if low_rank:
+                    found = LowRank(noisy, low_rank, keeps_noisy_images=True)
+                    self.cases.append(FactorCase(level=level, clean=clean, found=found))
+                    continue
                 self.cases.append(
-                    Case(
+                    WindowCase(
                         level=level,
                         clean=clean[WINDOW].copy(),
                         noisy=noisy[WINDOW].copy(),
@@ -50,14 +83,11 @@ class ValidationSet:
                 )
 
     @torch.inference_mode()
-    def score(self, net: nn.Module, device: torch.device) -> dict[int, float]:
+    def score(self, net: nn.Module, device: Device) -> dict[int, float]:
         """Mean stSNR [dB] at each level."""
         net.eval()
         scores: dict[int, list[float]] = {level: [] for level in LEVELS}
         for case in self.cases:
-            window = torch.from_numpy(case.scale.apply(case.noisy))[None, None]
-            denoised = net(window.to(device))[0, 0].float().cpu().numpy()
-            result = case.scale.invert(denoised)
-            scores[case.level].append(stsnr(case.clean, result).stsnr)
+            scores[case.level].append(case.score(net, device))
         net.train()
         return {level: float(np.mean(found)) for level, found in scores.items()}

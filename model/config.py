@@ -97,8 +97,8 @@ class LowRankConfig:
 class Method:
     """One published system: its network and what one run does with it."""
 
-    network: str = ""  # a key of ARCHITECTURES; none where low_rank is given
-    low_rank: LowRankConfig | None = None  # denoise without a network
+    network: str = ""  # a key of ARCHITECTURES; none: low rank is all
+    low_rank: LowRankConfig | None = None  # factors first; a network denoises their images
     network_config: Mapping[str, Any] = field(default_factory=dict)  # where it is not the default
     normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
@@ -187,7 +187,12 @@ METHODS: dict[str, Method] = {
     # Supervised: every frame by itself, as it was learned from pairs of a low and a high signal.
     "niddl": _niddl("hourglass_wres"),
     "niddl_unet": _niddl("unet_fixed"),
+    # Our own: the whole recording at once.
     "lowrank": Method(checkpoint="never", low_rank=LowRankConfig()),
+    "lowrank_unet": Method(
+        network="factor_unet", checkpoint="required", low_rank=LowRankConfig(),
+        training_bytes_per_voxel=6_000,
+    ),
 }  # fmt: skip
 
 
@@ -301,8 +306,8 @@ class RunConfig:
     def _require_sense(self) -> None:
         """Refuse what the chosen method would silently ignore."""
         method = METHODS[self.method]
-        if self.precision != "auto" and not method.network:
-            raise UsageError(f"--precision {self.precision}: {self.method} has no network")
+        if self.precision != "auto" and method.low_rank:
+            raise UsageError(f"--precision {self.precision}: {self.method} computes in fp32 alone")
         if self.steps and not method.stages + method.scratch_stages:
             raise UsageError(
                 f"--steps {self.steps}: {self.method} does not adapt to a stack by iterations; "

@@ -220,3 +220,18 @@ def infer(
                     "the checkpoint as it is, and report the stack"
                 )
             yield finished.cpu().numpy()
+
+
+@torch.inference_mode()
+def denoised_images(net: nn.Module, device: Device, images: np.ndarray) -> np.ndarray:
+    """What a network for the images of factors makes of one block's [K,h,w], float32.
+
+    Raises InferenceError where that is not finite.
+    """
+    denoised: Tensor = net(torch.from_numpy(images)[None, None].to(device.torch_device))[0, 0]
+    if not bool(torch.isfinite(denoised).all()):
+        raise InferenceError(
+            "the network gave values that are not finite; choose --method lowrank, which has no "
+            "network, and report the stack"
+        )
+    return denoised.cpu().numpy()

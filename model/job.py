@@ -150,9 +150,9 @@ class Job:
                 "WARNING: NO CHECKPOINT for %s: every stack is learned from scratch, which takes "
                 "far longer and gives less", config.method,
             )  # fmt: skip
-        if METHODS[config.method].network and not device.is_cuda:
+        if not METHODS[config.method].low_rank and not device.is_cuda:
             logger.info(
-                "without a GPU, --method lowrank takes seconds and not hours: see the README"
+                "without a GPU, --method lowrank_unet takes minutes and not hours: see the README"
             )
         precision = inference_precision(
             device, config.precision, takes_bf16=METHODS[config.method].takes_bf16

@@ -1,9 +1,11 @@
-"""Denoises a recording by its own low-rank structure: no network, no training, no GPU.
+"""Denoises a recording by its own low-rank structure; without a network, or with one for images.
 
 Cells, dendrites and neuropil each have a place and a course in time; in a small block of tissue a
 handful of such products is all there is beside the noise. The recording is standardised by its own
 noise, each block's principal components above the noise are kept and shrunk, and their courses are
 filtered in time. Sees the whole recording at once, which no network with windows does.
+What is left of the noise is then in the images of the components and in the mean image: four fifths
+of the error. They can be handed, as the recording has them, to a network that knows tissue.
 After penalised matrix decomposition (Buchanan et al., bioRxiv 334706, 2018) in spirit; shrinkage
 as for spiked matrices (Gavish & Donoho, IEEE Trans. Inf. Theory 63:2137, 2017), Wiener filter from
 the smoothed periodogram, spatial scale by Monte-Carlo SURE (Ramani et al., IEEE TIP 17:1540, 2008).
@@ -14,7 +16,7 @@ Streams: holds a band of rows and the factors of the blocks, never a second stac
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 MIN_FRAMES = 16  # fewer have neither a mean worth the name nor courses
 FRAMES_AT_A_TIME = 64
+LEAST_COURSE = 0.03  # norm of a course, in deviations of the noise, below which there is none
 
 
 class LowRankError(RuntimeError):
@@ -91,6 +94,15 @@ def decompose(
     )
 
 
+def orthonormal_courses(courses: np.ndarray) -> np.ndarray:
+    """The constant course and a basis [T,K+1] float32 of what `courses` [T,K] add to it."""
+    num_frames = len(courses)
+    constant = np.full((num_frames, 1), num_frames**-0.5)
+    there = np.linalg.norm(courses, axis=0) > LEAST_COURSE
+    basis, _ = np.linalg.qr(np.concatenate([constant, courses[:, there]], axis=1))
+    return (basis * np.sign(basis[:1, :1])).astype(np.float32)
+
+
 # ---- The recording ----------------------------------------------------------------------------
 
 
@@ -114,8 +126,21 @@ def _noise_only(block: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class LowRank:
     """The factors of all blocks of one recording."""
 
-    def __init__(self, frames: np.ndarray, config: LowRankConfig, seed: int = 0) -> None:
-        """Decompose a stack [T,H,W] of any real dtype; LowRankError where it is too short."""
+    def __init__(
+        self,
+        frames: np.ndarray,
+        config: LowRankConfig,
+        seed: int = 0,
+        *,
+        keeps_noisy_images: bool = False,
+    ) -> None:
+        """Decompose a stack [T,H,W] of any real dtype; LowRankError where it is too short.
+
+        Args:
+            keeps_noisy_images: keep what the recording itself has along orthonormal courses, the
+                constant one first, and render that: the mean, too, is then an image for
+                `denoise_images`. Their noise is white and of variance 1.
+        """
         if len(frames) < MIN_FRAMES:
             raise LowRankError(
                 f"{len(frames)} frames are too few for the low-rank method: at least {MIN_FRAMES} "
@@ -127,7 +152,12 @@ class LowRank:
             plan_axis(length, config.block, 0.5, pad=False) for length in frames.shape[1:]
         )
         self.background = measure_background(frames)
-        self._smooth_mean = blurred_mean(self.background, len(frames), config.mean_sigmas)
+        self._keeps_noisy_images = keeps_noisy_images
+        self._offset: np.ndarray | float = (
+            0.0
+            if keeps_noisy_images
+            else blurred_mean(self.background, len(frames), config.mean_sigmas)
+        )
         self.space_sigma, self.threshold = self._choose()
         self.factors = self._decompose_all()
 
@@ -196,19 +226,43 @@ class LowRank:
             smoothed = _smooth(band, self.space_sigma, self.config)
             for column in self.columns.starts:
                 columns = self._columns_of(column)
-                factors[row, column] = decompose(
-                    np.ascontiguousarray(band[:, :, columns]),
+                block = np.ascontiguousarray(band[:, :, columns])
+                found = decompose(
+                    block,
                     np.ascontiguousarray(smoothed[:, :, columns]),
                     self.threshold,
                     self.config,
                 )
+                if self._keeps_noisy_images:
+                    found = self._along(orthonormal_courses(found.courses), block, row, column)
+                factors[row, column] = found
                 progress.update(len(factors))
         return factors
 
+    def _along(self, courses: np.ndarray, block: np.ndarray, row: int, column: int) -> Factors:
+        """What the recording has along orthonormal courses in a standardised block [T,h,w]."""
+        rows = self.rows.source_index[row : row + self.config.block]
+        columns = self._columns_of(column)
+        images = courses.T @ block.reshape(len(block), -1)
+        # the block is without its mean
+        mean = self.background.mean[rows][:, columns] / self.background.deviation[rows][:, columns]
+        images[0] += np.sqrt(len(block)) * mean.ravel()
+        return Factors(courses=courses, footprints=images.astype(np.float32))
+
+    def denoise_images(self, denoiser: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Replace every block's images [K,h,w] by what `denoiser` makes of them."""
+        progress = Progress("denoising", len(self.factors), "blocks")
+        for number, (corner, factors) in enumerate(self.factors.items()):
+            images = factors.footprints.reshape(-1, self.config.block, self.config.block)
+            footprints = denoiser(images).reshape(len(images), -1)
+            self.factors[corner] = Factors(courses=factors.courses, footprints=footprints)
+            progress.update(number + 1)
+
     @property
     def num_components(self) -> int:
-        """Over all blocks."""
-        return sum(len(factors.footprints) for factors in self.factors.values())
+        """Over all blocks, without the mean."""
+        kept = sum(len(factors.footprints) for factors in self.factors.values())
+        return kept - (len(self.factors) if self._keeps_noisy_images else 0)
 
     def render(self) -> Iterator[np.ndarray]:
         """Denoised frames [n,H,W] in raw units, in order."""
@@ -224,7 +278,7 @@ class LowRank:
                 block = factors.courses[part] @ (factors.footprints * weight)
                 blend[:, row : row + size, column : column + size] += block.reshape(-1, size, size)
             change = (blend / frame_weight)[:, :height, :width]
-            yield change * self.background.deviation + self._smooth_mean
+            yield change * self.background.deviation + self._offset
 
 
 def _flat(block: np.ndarray) -> torch.Tensor:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from model.budget import Budget, StackPlan, plan_stack
 from model.checkpoint import Checkpoint, load_network
 from model.config import LowRankConfig, Method, Precision, Stage
 from model.device import Device, fitting_batch, is_out_of_memory, peak_bytes, place, reset_peak
-from model.inference import InferenceError, WindowGrid, infer, seconds_per_window
+from model.inference import InferenceError, WindowGrid, denoised_images, infer, seconds_per_window
 from model.lowrank import LowRank, LowRankError
 from model.normalise import IntensityScale, fit_scale
 from model.progress import clock_text
@@ -127,12 +128,17 @@ class Denoiser:
     def _low_rank(
         self, result: ResultWriter, stack: Stack, config: LowRankConfig, record: StackRecord
     ) -> None:
+        has_network = self.checkpoint is not None
         with record.timed("decompose"):
-            found = LowRank(stack.frames, config, self.seed)
+            found = LowRank(stack.frames, config, self.seed, keeps_noisy_images=has_network)
         logger.info(
             "  %d components in %d blocks, spatial scale %g",
             found.num_components, len(found.factors), found.space_sigma,
         )  # fmt: skip
+        if self.checkpoint:
+            net = place(load_network(self.checkpoint), self.device).eval()
+            with record.timed("denoise images"):
+                found.denoise_images(partial(denoised_images, net, self.device))
         _write_all(found.render(), "render", result, record)
 
     def _adapt_and_infer(

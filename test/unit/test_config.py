@@ -69,10 +69,11 @@ def test_the_dvt_unet_learns_every_stack_from_scratch() -> None:  # C7
     assert stages == [("warm_up", 400), ("blindspot", 4000)]
 
 
-def test_a_precision_is_refused_where_there_is_no_network() -> None:
+@pytest.mark.parametrize("method", ["lowrank", "lowrank_unet"])
+def test_a_precision_is_refused_where_there_is_but_one(method: str) -> None:
     assert RunConfig.parse([], {}).precision == "auto"
-    with pytest.raises(UsageError, match="lowrank has no network"):
-        RunConfig.parse(["--method", "lowrank", "--precision", "bf16"], {})
+    with pytest.raises(UsageError, match=f"{method} computes in fp32 alone"):
+        RunConfig.parse(["--method", method, "--precision", "bf16"], {})
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from model.architectures.restormer3d import Restormer3DConfig
 from model.blindspot import blindspot_loss
 from model.checkpoint import load_network, read_checkpoint
 from model.config import METHODS, Method
-from model.device import Device
+from model.device import Device, pick_device
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = Device(torch_device=torch.device("cpu"), name="CPU", reason="test")
@@ -311,10 +311,10 @@ def test_two_processes_give_what_one_does_with_the_whole_batch(tmp_path: Path) -
 @pytest.mark.usefixtures("quick_validation")
 def test_validation_scores_an_identity_as_the_noisy_recording() -> None:
     chosen = ValidationSet("restormer3d")
-    scores = chosen.score(torch.nn.Identity(), torch.device("cpu"))
+    scores = chosen.score(torch.nn.Identity(), pick_device("cpu"))
     assert list(scores) == [1, 2, 3]
     assert scores[1] > scores[2] > scores[3]
-    again = ValidationSet("restormer3d").score(torch.nn.Identity(), torch.device("cpu"))
+    again = ValidationSet("restormer3d").score(torch.nn.Identity(), pick_device("cpu"))
     assert scores == again
 
 
