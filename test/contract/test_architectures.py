@@ -8,6 +8,7 @@ from torch import nn
 
 from model.architectures import ARCHITECTURES
 from model.checkpoint import load_network, read_checkpoint, save_checkpoint
+from model.config import METHODS
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -56,9 +57,10 @@ def test_samples_of_a_batch_do_not_influence_each_other(net: nn.Module) -> None:
 def test_saving_and_loading_gives_bit_identical_results(
     net: nn.Module, name: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / f"{name}.safetensors"
-    save_checkpoint(path, net, method=name, provenance={"steps": 3})
-    checkpoint = read_checkpoint(path, name)
+    path = tmp_path / "net.safetensors"
+    method = next(key for key, method in METHODS.items() if method.network == name)
+    save_checkpoint(path, net, method=method, provenance={"steps": 3})
+    checkpoint = read_checkpoint(path, method)
     assert checkpoint.provenance == {"steps": 3}
     net.eval()
     patch = patch_for(net)

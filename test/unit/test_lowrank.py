@@ -12,6 +12,7 @@ from model.lowrank import (
     MIN_FRAMES,
     LowRank,
     LowRankError,
+    orthonormal_courses,
     principal_components,
     wiener,
 )
@@ -107,3 +108,48 @@ def test_pixels_that_never_change_stay() -> None:
 def test_a_recording_that_is_too_short_says_how_many_frames_are_needed() -> None:
     with pytest.raises(LowRankError, match=r"15 frames are too few .* at least 16"):
         LowRank(noisy(cells(15)), CONFIG)
+
+
+# ---- Images for a network ----------------------------------------------------------------------
+
+
+def test_courses_are_made_orthonormal_the_constant_one_first() -> None:
+    courses = np.random.default_rng(0).normal(3, 1, (50, 3))
+    courses[:, 1] = 0
+    basis = orthonormal_courses(courses)
+    assert basis.shape == (50, 3)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(basis[:, 0], 50**-0.5, rtol=1e-6)
+    left = courses - basis @ (basis.T @ courses)
+    np.testing.assert_allclose(left, 0, atol=1e-5)
+
+
+def test_noisy_images_are_the_recording_along_its_courses() -> None:
+    frames = noisy(cells())
+    found = LowRank(frames, CONFIG, keeps_noisy_images=True)
+    corner = next(iter(found.factors))
+    factors = found.factors[corner]
+    inside = tuple(slice(start, start + CONFIG.block) for start in corner)
+    block = (frames / found.background.deviation)[:, inside[0], inside[1]]
+    expected = factors.courses.T @ block.reshape(len(block), -1)
+    np.testing.assert_allclose(factors.footprints, expected, rtol=1e-3, atol=2e-3)
+    assert found.num_components == LowRank(frames, CONFIG).num_components
+    # left as they are, they keep the recording's own mean
+    result = np.concatenate(list(found.render()))
+    np.testing.assert_allclose(result.mean(0), frames.mean(0), rtol=1e-4)
+
+
+def test_the_noise_of_the_images_is_white_and_of_unit_variance() -> None:
+    frames = noisy(np.full((200, 40, 36), 200.0))
+    found = LowRank(frames, CONFIG, keeps_noisy_images=True)
+    truth = np.sqrt(200) * 200 / found.background.deviation[:16, :16]
+    noise = found.factors[0, 0].footprints[0].reshape(16, 16) - truth
+    assert noise.std() == pytest.approx(1.0, rel=0.15)
+    assert np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1] < 0.15
+
+
+def test_what_is_made_of_the_images_is_rendered() -> None:
+    found = LowRank(noisy(cells()), CONFIG, keeps_noisy_images=True)
+    before = np.concatenate(list(found.render()))
+    found.denoise_images(lambda images: 2 * images)
+    np.testing.assert_allclose(np.concatenate(list(found.render())), 2 * before, rtol=1e-4)
