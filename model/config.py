@@ -251,6 +251,9 @@ class RunConfig:
         "auto", "of inference; adaptation is in fp32", ("auto", *get_args(Precision))
     )
     seed: int = _knob(0, "seed of every random choice; the same for each stack")
+    overwrite: bool = _knob(
+        False, "make anew what an earlier job with the same settings left in the output folder"
+    )
     log_level: str = _knob("info", "how much to say", ("debug", "info", "warning", "error"))
     keep_brightness: bool = _knob(
         False, "unet_att: give every window the brightness of the noisy one, as its published code"
@@ -273,7 +276,7 @@ class RunConfig:
         types: dict[str, Callable[[str], Any]] = {
             "input_dir": Path, "output_dir": Path, "weights": Path, "seed": _whole_number,
             "steps": _whole_number, "time_limit": _number_of_seconds, "keep_brightness": _yes_or_no,
-            "stretch_16bit": _yes_or_no,
+            "stretch_16bit": _yes_or_no, "overwrite": _yes_or_no,
         }  # fmt: skip
         known = {f"DENOISE_{knob.name.upper()}": knob.name for knob in fields(cls)}
         if strays := sorted(k for k in env if k.startswith("DENOISE_") and k not in known):

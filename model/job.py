@@ -7,12 +7,13 @@ import math
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from model.budget import Budget
 from model.checkpoint import Checkpoint, CheckpointError, find_checkpoint, read_checkpoint
-from model.config import METHODS, PLATFORM_SECONDS, RunConfig
+from model.config import METHODS, PLATFORM_SECONDS, Precision, RunConfig
 from model.device import (
     Device,
     DeviceError,
@@ -28,6 +29,7 @@ from model.result_writer import (
     remove_stray_temporaries,
     write_failures_named,
 )
+from model.resume import finished_before
 from model.stack import StackError
 from model.stack_io import StackPaths, find_stacks, is_platform_layout, peek_shape
 
@@ -125,6 +127,9 @@ class Job:
         _say_device(device)
         _check_writable(config.output_dir)
         remove_stray_temporaries(config.output_dir)
+        precision = inference_precision(
+            device, config.precision, takes_bf16=METHODS[config.method].takes_bf16
+        )
         self.record = JobRecord(
             method=config.method,
             seed=config.seed,
@@ -133,6 +138,7 @@ class Job:
             device_reason=device.reason,
             driver=device.driver,
             torch_version=torch.__version__,
+            settings={},
         )
         found = _read_weights(config)
         if found:
@@ -154,9 +160,7 @@ class Job:
             logger.info(
                 "without a GPU, --method lowrank_unet takes minutes and not hours: see the README"
             )
-        precision = inference_precision(
-            device, config.precision, takes_bf16=METHODS[config.method].takes_bf16
-        )
+        self.record.settings = self._settings(precision)
         self.denoiser = Denoiser(
             method=METHODS[config.method],
             checkpoint=checkpoint,
@@ -174,11 +178,15 @@ class Job:
             "%d stacks, time limit %s", len(self.stacks),
             f"{self.record.time_limit:.0f} s" if self.record.time_limit else "none",
         )  # fmt: skip
-        voxels = [_voxels(paths) for paths in self.stacks]
+        there = self._take_over()
+        voxels = [0 if paths.source in there else _voxels(paths) for paths in self.stacks]
         failures = []
         for number, paths in enumerate(self.stacks):
             logger.info("[%d/%d] %s", number + 1, len(self.stacks), paths.source.name)
-            stack = StackRecord(file=str(paths.source))
+            if paths.source in there:
+                logger.info("  already there, of the same recording and settings: left as it is")
+                continue
+            stack = StackRecord(file=str(paths.source), time_limit=self.record.time_limit)
             self.record.stacks.append(stack)
             begin = time.monotonic()
             try:
@@ -192,9 +200,38 @@ class Job:
                 took = clock_text(time.monotonic() - begin)
                 logger.info("  written to %s after %s", paths.target, took)
             self._write_record()
-        num_failed = len(failures)
-        logger.info("%d of %d stacks written", len(self.stacks) - num_failed, len(self.stacks))
+        logger.info("%d of %d stacks written", len(self.stacks) - len(failures), len(self.stacks))
         return failures
+
+    def _settings(self, precision: Precision) -> dict[str, Any]:
+        """All that a result depends on beside its recording, the device and the time."""
+        config = self.config
+        return {
+            "method": config.method,
+            "checkpoint": self.record.checkpoint_sha256,
+            "steps": config.steps,
+            "seed": config.seed,
+            "precision": precision,
+            "keep_brightness": config.keep_brightness,
+            "stretch_16bit": config.stretch_16bit,
+        }
+
+    def _take_over(self) -> set[Path]:
+        """The stacks that an earlier job finished; they stand in the record before all others.
+
+        From the start, so that a job that is stopped in the middle forgets none of them.
+        """
+        if self.config.overwrite:
+            return set()
+        found = finished_before(
+            self.config.output_dir, self.stacks, self.record.settings, self.record.time_limit
+        )
+        for stack in found.values():
+            stack.is_from_before = True
+            self.record.stacks.append(stack)
+        if found:
+            self._write_record()
+        return set(found)
 
     def clean_up(self, signal_name: str) -> str:
         """Remove what is half-written, complete the record; the last line for stderr."""

@@ -25,6 +25,7 @@ from model.normalise import IntensityScale, fit_scale
 from model.progress import clock_text
 from model.report import StackRecord, thinned
 from model.result_writer import ResultWriter, open_result
+from model.resume import file_sum
 from model.stack import Stack, StackError
 from model.stack_io import StackPaths, read_stack
 from model.stretch import stretched
@@ -91,6 +92,7 @@ class Denoiser:
         reset_peak(self.device)
         with record.timed("read"):
             stack = read_stack(paths.source)
+            record.input_sha256 = file_sum(paths.source)
         record.shape, record.dtype = stack.shape, str(stack.dtype)
         record.voxels_replaced = stack.num_replaced
         logger.info("  %s %s", "x".join(map(str, stack.shape)), stack.dtype)
@@ -115,6 +117,8 @@ class Denoiser:
                 self._low_rank(result, stack, self.method.low_rank, record)
             else:
                 self._adapt_and_infer(result, stack, scale, budget, record, paths.target)
+        with record.timed("write"):
+            record.result_sha256 = file_sum(paths.target)
         record.status = "unchanged" if scale.is_constant else "denoised"
         record.result = str(paths.target)
         record.peak_host_bytes, record.peak_device_bytes = peak_bytes(self.device)

@@ -25,6 +25,10 @@ class StackRecord:
     status: str = "failed"  # "denoised", "unchanged" (constant stack) or "failed"
     error: str | None = None
     result: str | None = None
+    input_sha256: str | None = None
+    result_sha256: str | None = None
+    is_from_before: bool = False  # an earlier job made the result, with the same settings
+    time_limit: float | None = None  # of the job that made the result, in seconds
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
     voxels_replaced: int | None = None  # not finite in the input
@@ -70,6 +74,7 @@ class JobRecord:
     device_reason: str
     driver: str | None
     torch_version: str
+    settings: dict[str, Any]  # all that a result depends on beside its recording
     checkpoint: str | None = None  # file; None: trained from scratch on every stack
     checkpoint_sha256: str | None = None
     checkpoint_provenance: dict[str, Any] | None = None

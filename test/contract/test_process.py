@@ -688,6 +688,15 @@ def test_the_record_tells_all_that_was_promised_of_the_job(
     assert len(record.pop("stacks")) == 1
     assert record.pop("device").startswith("CPU, ")
     record.pop("driver")  # may be there beside a CPU build of torch
+    assert record["settings"].pop("precision") in ("fp32", "bf16")
+    assert record.pop("settings") == {
+        "method": "restormer3d",
+        "checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "steps": 2,
+        "seed": 1,
+        "keep_brightness": False,
+        "stretch_16bit": False,
+    }
     assert record == {
         "method": "restormer3d",
         "seed": 1,
@@ -706,7 +715,10 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
     stack = outcome.stack("b.tif")
     curve, seconds = stack.pop("loss_curve"), stack.pop("seconds")
     low, high = np.percentile(movie((6, 30, 18), seed=2), [0.5, 99.5])
-    assert stack.pop("file").endswith("/in/b.tif")
+    file = stack.pop("file")
+    assert file.endswith("/in/b.tif")
+    assert stack.pop("input_sha256") == hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    assert stack.pop("result_sha256") == hashlib.sha256(result(outcome, "b.tif")).hexdigest()
     assert stack.pop("peak_host_bytes") > 1e7
     assert stack.pop("percentiles") == pytest.approx({"p0.5": low, "p99.5": high})
     before, after = stack.pop("judged")
@@ -716,6 +728,8 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
         "status": "denoised",
         "error": None,
         "result": str(outcome.output / "b.tif"),
+        "is_from_before": False,
+        "time_limit": None,
         "shape": [6, 30, 18],
         "dtype": "float32",
         "voxels_replaced": 0,
@@ -786,6 +800,7 @@ def from_environment(tmp_path_factory: pytest.TempPathFactory, weights: Path) ->
         "DENOISE_LOG_LEVEL": "warning",
         "DENOISE_KEEP_BRIGHTNESS": "no",  # test_methods.py has this flag and the next,
         "DENOISE_STRETCH_16BIT": "no",  # which this method refuses
+        "DENOISE_OVERWRITE": "no",  # test_resume.py has it
     }
     values = {name: value for name, (value, _) in VARIABLES.items()}
     assert {**folders, **values}.keys() == {

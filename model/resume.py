@@ -1,0 +1,81 @@
+"""What an earlier job left in the output folder, and which of it need not be made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from model.report import RECORD_NAME, StackRecord
+from model.stack_io import StackPaths
+
+logger = logging.getLogger(__name__)
+
+
+def file_sum(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _earlier_stacks(folder: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The stacks of the folder's record; none where it is no record, or one of other settings."""
+    try:
+        record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+        stacks: list[dict[str, Any]] = list(record["stacks"])
+        earlier = dict(record["settings"])
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError):
+        logger.warning("%s cannot be read: everything is made anew", folder / RECORD_NAME)
+        return []
+    changed = [name for name, value in settings.items() if earlier.get(name) != value]
+    if changed:
+        logger.info(
+            "results of an earlier job are made anew, as %s changed", ", ".join(sorted(changed))
+        )
+        return []
+    return stacks
+
+
+def _is_still_right(record: StackRecord, paths: StackPaths, time_limit: float | None) -> bool:
+    """Whether recording and result are, byte by byte, those that the record tells of."""
+    was_shortened = bool(record.shortened) and record.time_limit != time_limit
+    if record.status == "failed" or was_shortened or record.result != str(paths.target):
+        return False
+    try:
+        return (
+            record.input_sha256 == file_sum(paths.source)
+            and record.result_sha256 == file_sum(paths.target)
+        )  # fmt: skip
+    except OSError:
+        return False
+
+
+def finished_before(
+    folder: Path,
+    stacks: Sequence[StackPaths],
+    settings: Mapping[str, Any],
+    time_limit: float | None,
+) -> dict[Path, StackRecord]:
+    """Records, by source, of the stacks whose results an earlier job left whole in `folder`.
+
+    Only those made of the same bytes with the same settings. What a time limit had shortened
+    counts under the same limit alone.
+    """
+    known = {field.name for field in fields(StackRecord)}
+    earlier: dict[str, StackRecord] = {}
+    for entry in _earlier_stacks(folder, settings):
+        if isinstance(entry, dict) and isinstance(entry.get("file"), str):
+            record = StackRecord(**{key: entry[key] for key in known & entry.keys()})
+            earlier[record.file] = record
+    return {
+        paths.source: earlier[str(paths.source)]
+        for paths in stacks
+        if str(paths.source) in earlier
+        and _is_still_right(earlier[str(paths.source)], paths, time_limit)
+    }

@@ -1,0 +1,149 @@
+"""A job that is run again: what it leaves as it is, and what it makes anew."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from model.report import RECORD_NAME
+
+PROGRAM = Path(__file__).parents[2] / "process.py"
+NAMES = ("a.tif", "b.tif")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    stdout: str
+    made: set[str]  # results of this job, by the moment they were written
+    record: dict[str, Any]
+
+    def said_of(self, name: str) -> bool:
+        return f"{name}\n  already there" in self.stdout
+
+
+def write(path: Path, seed: int) -> None:
+    frames = np.random.default_rng(seed).poisson(300, (20, 24, 26)).astype(np.uint16)
+    tifffile.imwrite(path, frames, photometric="minisblack")
+
+
+@dataclass(frozen=True)
+class Place:
+    folder: Path
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out"
+
+    def run(self, *flags: str) -> Outcome:
+        before = {path.name: path.stat().st_mtime_ns for path in self.output.glob("*.tif")}
+        command = [
+            sys.executable, str(PROGRAM), "--input-dir", str(self.folder / "in"), "--output-dir",
+            str(self.output), "--method", "lowrank", "--device", "cpu", *flags,
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        after = {path.name: path.stat().st_mtime_ns for path in self.output.glob("*.tif")}
+        made = {name for name, moment in after.items() if before.get(name) != moment}
+        record = json.loads((self.output / RECORD_NAME).read_text())
+        return Outcome(done.stdout, made, record)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Two recordings, of which a first job has made results."""
+    (tmp_path / "in").mkdir()
+    for seed, name in enumerate(NAMES):
+        write(tmp_path / "in" / name, seed)
+    place = Place(tmp_path)
+    assert place.run().made == set(NAMES)
+    return place
+
+
+def test_what_is_there_is_left_as_it_is(place: Place) -> None:
+    again = place.run()
+    assert again.made == set()
+    assert all(map(again.said_of, NAMES))
+    assert "2 of 2 stacks written" in again.stdout
+    assert [stack["is_from_before"] for stack in again.record["stacks"]] == [True, True]
+    # and is known to the next job as well
+    assert place.run().made == set()
+
+
+def test_overwrite_makes_all_anew(place: Place) -> None:
+    assert place.run("--overwrite").made == set(NAMES)
+
+
+def flip_a_byte(place: Place) -> None:
+    path = place.output / "a.tif"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(place: Place) -> None:
+    path = place.output / "a.tif"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def record_again(place: Place) -> None:
+    write(place.folder / "in" / "a.tif", seed=9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [flip_a_byte, cut_off, record_again, lambda place: (place.output / "a.tif").unlink()],
+)
+def test_what_is_no_longer_right_is_made_anew_and_the_rest_is_not(
+    place: Place, change: Callable[[Place], None]
+) -> None:
+    change(place)
+    again = place.run()
+    assert again.made == {"a.tif"}
+    assert again.said_of("b.tif")
+    assert {Path(s["file"]).name: s["is_from_before"] for s in again.record["stacks"]} == {
+        "a.tif": False,
+        "b.tif": True,
+    }
+
+
+def test_other_settings_make_all_anew_and_say_which(place: Place) -> None:
+    again = place.run("--seed", "1")
+    assert again.made == set(NAMES)
+    assert "made anew, as seed changed" in again.stdout
+
+
+def test_a_new_recording_is_all_that_is_done(place: Place) -> None:
+    write(place.folder / "in" / "c.tif", seed=3)
+    assert place.run().made == {"c.tif"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"stacks": 3, "settings": {}}', "{"])
+def test_a_record_that_is_none_makes_all_anew(place: Place, text: str) -> None:
+    (place.output / RECORD_NAME).write_text(text)
+    again = place.run()
+    assert again.made == set(NAMES)
+    assert "cannot be read" in again.stdout
+
+
+def test_a_result_that_failed_is_tried_again(place: Place) -> None:
+    path = place.output / RECORD_NAME
+    record = json.loads(path.read_text())
+    record["stacks"][0] |= {"status": "failed", "error": "out of memory"}
+    path.write_text(json.dumps(record))
+    assert place.run().made == {"a.tif"}
+
+
+def test_what_a_time_limit_shortened_counts_under_that_limit_alone(place: Place) -> None:
+    path = place.output / RECORD_NAME
+    record = json.loads(path.read_text())
+    record["stacks"][0] |= {"shortened": ["adaptation 800 to 20 iterations"], "time_limit": 60.0}
+    path.write_text(json.dumps(record))
+    assert place.run("--time-limit", "60").made == set()
+    assert place.run().made == {"a.tif"}
