@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
 
+from model.mha_reader import read_header, read_voxels
 from model.stack import (
     BLOCK_VOXELS,
     Stack,
     StackError,
-    StackMetadata,
-    require_dtype,
     require_memory,
 )
 from model.tiff_reader import read_tiff_frames, tiff_layout, tiff_metadata, tifffile_errors
@@ -129,71 +125,6 @@ def find_stacks(input_dir: Path, output_dir: Path) -> list[StackPaths]:
     return stacks
 
 
-# ---- Reading .mha -----------------------------------------------------------------------------
-
-
-def _open_mha(path: Path) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:
-    """SimpleITK's reader with the header read, the shape in numpy's order, and the dtype."""
-    import SimpleITK as sitk  # half a second, and seldom needed
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it would warn on stderr
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("MetaImageIO")
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    shape = tuple(reversed(reader.GetSize()))
-    if reader.GetNumberOfComponents() > 1 or len(shape) not in (2, 3):
-        raise StackError(
-            f"{path.name}: shape {shape} with {reader.GetNumberOfComponents()} channel(s), "
-            "expected one [T,H,W] stack of one channel; save each channel on its own"
-        )
-    kind = reader.GetPixelID()
-    dtypes = {
-        **{sitk.sitkUInt8: np.uint8, sitk.sitkInt8: np.int8, sitk.sitkUInt16: np.uint16},
-        **{sitk.sitkInt16: np.int16, sitk.sitkUInt32: np.uint32, sitk.sitkInt32: np.int32},
-        **{sitk.sitkFloat32: np.float32, sitk.sitkFloat64: np.float64},
-    }
-    dtype = np.dtype(dtypes[kind]) if kind in dtypes else None
-    return reader, shape, require_dtype(path, dtype, sitk.GetPixelIDValueAsString(kind))
-
-
-def _map_mha(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray | None:
-    """The voxels mapped, if they follow the header just as they are; SimpleITK would copy them."""
-    with path.open("rb") as file:
-        header = file.read(2**16)
-    end = re.search(rb"^ElementDataFile\s*=\s*LOCAL\s*?\n", header, re.MULTILINE)
-    if end is None or sys.byteorder != "little":
-        return None
-    start, num_bytes = end.end(), math.prod(shape) * dtype.itemsize
-    is_other = re.search(
-        rb"MSB\s*=\s*T|CompressedData\s*=\s*T|BinaryData\s*=\s*F|HeaderSize", header[:start]
-    )
-    if is_other or start % dtype.itemsize or start + num_bytes != path.stat().st_size:
-        return None
-    return np.memmap(path, dtype, "r", start, shape)
-
-
-def _read_mha(path: Path) -> Stack:
-    """A .mha file, mapped if possible, else decoded once."""
-    import SimpleITK as sitk
-
-    reader, shape, dtype = _open_mha(path)
-    frames = _map_mha(path, shape, dtype)
-    if frames is None:
-        require_memory(path, 2 * math.prod(shape) * dtype.itemsize)  # ITK's copy and ours
-        frames = sitk.GetArrayFromImage(reader.Execute())  # a view would not keep ITK's alive
-    return Stack(
-        path=path,
-        frames=frames.reshape((-1, *shape[-2:])),
-        dtype=dtype,
-        is_single_frame=len(shape) == 2,
-        num_replaced=0,
-        metadata=StackMetadata(
-            spacing=reader.GetSpacing(), origin=reader.GetOrigin(), direction=reader.GetDirection()
-        ),
-    )
-
-
 # ---- Reading ----------------------------------------------------------------------------------
 
 
@@ -275,7 +206,7 @@ def peek_shape(path: Path) -> tuple[int, int, int]:
     with _failures_named(path):
         _require_file(path)
         if path.suffix.lower() == MHA_SUFFIX:
-            _, (*num_frames, height, width), _ = _open_mha(path)
+            *num_frames, height, width = read_header(path).shape
             return math.prod(num_frames), height, width
         with tifffile.TiffFile(path) as tif:
             return tiff_layout(tif, path).shape
@@ -286,7 +217,15 @@ def read_stack(path: Path) -> Stack:
     with _failures_named(path):
         _require_file(path)
         if path.suffix.lower() == MHA_SUFFIX:
-            stack = _read_mha(path)
+            header = read_header(path)
+            stack = Stack(
+                path=path,
+                frames=read_voxels(path, header).reshape((-1, *header.shape[-2:])),
+                dtype=header.dtype,
+                is_single_frame=len(header.shape) == 2,
+                num_replaced=0,
+                metadata=header.metadata,
+            )
         else:
             with tifffile.TiffFile(path) as tif:
                 layout = tiff_layout(tif, path)

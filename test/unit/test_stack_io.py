@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
+from lab.fuzz import read_damaged
 from model import result_writer
 from model.result_writer import TEMPORARY_PREFIX, open_result, remove_stray_temporaries
 from model.stack import Stack, StackError
@@ -645,8 +646,16 @@ def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
     assert "2 images of different kinds" in error_of(tmp_path / "x.tif")
 
 
-@pytest.mark.parametrize("name", ["x.tif", "x.mha"])
-def test_a_header_that_promises_terabytes_is_refused_at_once(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("x.tif", r"needs \d+\.\d GB of memory, .* use a machine with more"),
+        ("x.mha", "not hold as many voxels as its header promises"),
+    ],
+)
+def test_a_header_that_promises_terabytes_is_refused_at_once(
+    name: str, reason: str, tmp_path: Path
+) -> None:
     if name == "x.tif":
         tifffile.imwrite(tmp_path / name, movie(), compression="zlib", **GREY)
         with tifffile.TiffFile(tmp_path / name, mode="r+") as tif:
@@ -657,8 +666,45 @@ def test_a_header_that_promises_terabytes_is_refused_at_once(name: str, tmp_path
         sitk.WriteImage(sitk.GetImageFromArray(movie()), str(tmp_path / name), True)
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data.replace(b"50 34 9", b"500000 300000 9"))
-    with pytest.raises(StackError, match=r"needs \d+\.\d GB of memory, .* use a machine with more"):
+    with pytest.raises(StackError, match=reason):
         read_stack(tmp_path / name)
+
+
+def mha_with(path: Path, old: bytes, new: bytes, is_compressed: bool = True) -> Path:
+    """A file with something else in its header."""
+    sitk.WriteImage(sitk.GetImageFromArray(movie()), str(path), is_compressed)
+    path.write_bytes(path.read_bytes().replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize("sizes", [b"50 34 8", b"50 34 10"])
+def test_compressed_mha_of_more_or_fewer_voxels_than_promised_is_refused(
+    sizes: bytes, tmp_path: Path
+) -> None:
+    """Of more, ITK wrote beyond its memory."""
+    path = mha_with(tmp_path / "x.mha", b"50 34 9", sizes)
+    with pytest.raises(StackError, match=r"x\.mha: .* not hold as many voxels as its header"):
+        read_stack(path)
+
+
+def test_mha_that_names_another_file_is_refused(tmp_path: Path) -> None:
+    path = mha_with(tmp_path / "x.mha", b"= LOCAL", b"= /etc/passwd", is_compressed=False)
+    with pytest.raises(StackError, match=r"x\.mha: its voxels lie in another file"):
+        read_stack(path)
+
+
+def test_mha_in_the_other_byte_order_comes_back_equal(tmp_path: Path) -> None:
+    path = mha_with(tmp_path / "x.mha", b"ByteOrderMSB = False", b"ByteOrderMSB = True")
+    stack = read_stack(path)
+    np.testing.assert_array_equal(stack.frames, movie().byteswap())
+    assert stack.frames.dtype.isnative
+
+
+def test_damaged_files_are_read_or_refused_and_nothing_else() -> None:
+    """A short form of `python -m lab.fuzz`."""
+    tally = read_damaged(1000, seed=2)
+    assert not tally.failures
+    assert min(tally.read, tally.refused) > 100
 
 
 # ---- Finding -----------------------------------------------------------------------------------
