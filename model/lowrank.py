@@ -147,7 +147,7 @@ class LowRank:
                 "are needed; choose another --method"
             )
         self.frames, self.config = frames, config
-        self._rng = np.random.default_rng(seed)
+        self._seed, self._rng = seed, np.random.default_rng(seed)
         self.rows, self.columns = (
             plan_axis(length, config.block, 0.5, pad=False) for length in frames.shape[1:]
         )
@@ -249,14 +249,36 @@ class LowRank:
         images[0] += np.sqrt(len(block)) * mean.ravel()
         return Factors(courses=courses, footprints=images.astype(np.float32))
 
-    def denoise_images(self, denoiser: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Replace every block's images [K,h,w] by what `denoiser` makes of them."""
-        progress = Progress("denoising", len(self.factors), "blocks")
-        for number, (corner, factors) in enumerate(self.factors.items()):
-            images = factors.footprints.reshape(-1, self.config.block, self.config.block)
-            footprints = denoiser(images).reshape(len(images), -1)
-            self.factors[corner] = Factors(courses=factors.courses, footprints=footprints)
+    def denoise_images(self, denoiser: Callable[[np.ndarray], np.ndarray]) -> float:
+        """Replace every block's images [K,h,w] by what `denoiser` makes of them.
+
+        Of what it changes in the mean, that share alone which the estimated error is least with:
+        tissue unlike any it has seen keeps its detail. The share, from 0 to 1. (Not so the other
+        images, whose noise is not quite independent of the courses: the estimate fails there.)
+        """
+        noisy = {corner: factors.footprints for corner, factors in self.factors.items()}
+        rng = np.random.default_rng(self._seed)
+        changed = followed = 0.0
+        progress = Progress("denoising", len(noisy), "blocks")
+        for number, (corner, flat) in enumerate(noisy.items()):
+            images = flat.reshape(-1, self.config.block, self.config.block)
+            moved = images.copy()
+            signs = rng.choice(np.array([-1, 1], np.float32), images.shape[1:])
+            moved[0] += self.config.probe * signs
+            denoised = denoiser(images)
+            changed += float(np.square(denoised[0] - images[0]).mean())
+            follows = signs * (denoiser(moved)[0] - denoised[0]) / self.config.probe
+            followed += float(follows.mean())
+            courses = self.factors[corner].courses
+            self.factors[corner] = Factors(courses=courses, footprints=denoised.reshape(flat.shape))
             progress.update(number + 1)
+        # Stein's estimate of the error is a parabola in the share, for noise of variance 1.
+        share = (len(noisy) - followed) / changed if changed > 0 else 1.0
+        share = min(1.0, max(0.0, share))
+        for corner, flat in noisy.items():
+            footprints = self.factors[corner].footprints
+            footprints[0] = flat[0] + share * (footprints[0] - flat[0])
+        return share
 
     @property
     def num_components(self) -> int:

@@ -142,7 +142,7 @@ class Denoiser:
         if self.checkpoint:
             net = place(load_network(self.checkpoint), self.device).eval()
             with record.timed("denoise images"):
-                found.denoise_images(partial(denoised_images, net, self.device))
+                record.mean_share = found.denoise_images(partial(denoised_images, net, self.device))
         _write_all(found.render(), "render", result, record)
 
     def _adapt_and_infer(

@@ -46,6 +46,7 @@ class StackRecord:
     overlap: float | None = None
     windows: int | None = None
     precision: str | None = None  # of inference
+    mean_share: float | None = None  # of what the network would change in the mean image, taken
     stretched_from: tuple[float, float] | None = None  # what 0 and 65535 stand for, if asked for
     shortened: list[str] = field(default_factory=list)  # what the time limit took away
     seconds: dict[str, float] = field(default_factory=dict)  # per stage

@@ -743,6 +743,7 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
         "shortened": [],
         "peak_device_bytes": None,
         "stretched_from": None,
+        "mean_share": None,
     }
     assert len(curve) == 2
     assert min(curve) > 0
