@@ -196,6 +196,11 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 
 
+# What --method auto takes: the first whose checkpoint is at hand; the second for stacks too short
+# for the first, and where the operator asks for what the second alone can do.
+AUTO = ("lowrank_unet", "restormer3d")
+
+
 class UsageError(ValueError):
     """The command line or the environment asks for something that does not exist."""
 
@@ -237,7 +242,12 @@ class RunConfig:
 
     input_dir: Path = _knob(Path("/input"), "folder with the noisy stacks")
     output_dir: Path = _knob(Path("/output"), "folder for the results")
-    method: str = _knob("restormer3d", "which system denoises", tuple(METHODS))
+    method: str = _knob(
+        "auto",
+        f"which system denoises; auto: {AUTO[0]}, or {AUTO[1]} for stacks of few frames and with "
+        "--steps or --precision",
+        ("auto", *METHODS),
+    )
     steps: int | None = _knob(
         None, "adaptation iterations per stack instead of the method's own; 0: the checkpoint as is"
     )
@@ -308,7 +318,7 @@ class RunConfig:
 
     def _require_sense(self) -> None:
         """Refuse what the chosen method would silently ignore."""
-        method = METHODS[self.method]
+        method = METHODS[AUTO[1] if self.method == "auto" else self.method]
         if self.precision != "auto" and method.low_rank:
             raise UsageError(f"--precision {self.precision}: {self.method} computes in fp32 alone")
         if self.steps and not method.stages + method.scratch_stages:

@@ -12,8 +12,14 @@ from typing import Any
 import torch
 
 from model.budget import Budget
-from model.checkpoint import Checkpoint, CheckpointError, find_checkpoint, read_checkpoint
-from model.config import METHODS, PLATFORM_SECONDS, Precision, RunConfig
+from model.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    expected_sum,
+    find_checkpoint,
+    read_checkpoint,
+)
+from model.config import AUTO, METHODS, PLATFORM_SECONDS, RunConfig
 from model.device import (
     Device,
     DeviceError,
@@ -21,6 +27,7 @@ from model.device import (
     make_deterministic,
     pick_device,
 )
+from model.lowrank import MIN_FRAMES
 from model.pipeline import Denoiser
 from model.progress import clock_text
 from model.report import JobRecord, StackRecord
@@ -75,32 +82,45 @@ def _check_writable(folder: Path) -> None:
         raise JobError(str(error), 1) from error
 
 
-def _read_weights(config: RunConfig) -> tuple[Path, Checkpoint] | None:
-    method = METHODS[config.method]
+def _chosen_method(config: RunConfig, folders: list[Path]) -> str:
+    """The method by name; of those of "auto" the one the first folder with either has."""
+    if config.method != "auto":
+        return config.method
+    if config.steps is not None or config.precision != "auto":
+        return AUTO[1]
+    for folder in folders:
+        for name in AUTO:
+            path = folder / f"{name}.safetensors"
+            if path.is_file() or expected_sum(path) is not None:
+                return name
+    return AUTO[1]
+
+
+def _read_weights(name: str, folders: list[Path]) -> tuple[Path, Checkpoint] | None:
+    method = METHODS[name]
     if method.checkpoint == "never":
         return None
-    folders = [config.weights] if config.weights else [MOUNTED_WEIGHTS, SHIPPED_WEIGHTS]
     try:
-        path = find_checkpoint(config.method, folders)
+        path = find_checkpoint(name, folders)
         if path:
-            return path, read_checkpoint(path, config.method)
+            return path, read_checkpoint(path, name)
     except CheckpointError as error:
         raise JobError(f"no stack was denoised: {error}", 1) from error
     if method.checkpoint == "required":
         raise JobError(
-            f"no stack was denoised: {config.method} needs a checkpoint and {folders[-1]} holds no "
-            f"{config.method}.safetensors; train one: python -m lab.pretrain {config.method} "
-            f"--out {folders[-1] / config.method}.safetensors", 1,
+            f"no stack was denoised: {name} needs a checkpoint and {folders[-1]} holds no "
+            f"{name}.safetensors; train one: python -m lab.pretrain {name} "
+            f"--out {folders[-1] / name}.safetensors", 1,
         )  # fmt: skip
     return None
 
 
-def _voxels(paths: StackPaths) -> int:
-    """Size of a stack by its header; one that cannot be read takes no time."""
+def _shape(paths: StackPaths) -> tuple[int, int, int]:
+    """[T,H,W] of a stack by its header; of one that cannot be read, which takes no time, zeros."""
     try:
-        return 0 if paths.problem else math.prod(peek_shape(paths.source))
+        return (0, 0, 0) if paths.problem else peek_shape(paths.source)
     except StackError:
-        return 0
+        return 0, 0, 0
 
 
 class Job:
@@ -115,6 +135,7 @@ class Job:
         make_deterministic()
         self.config = config
         self._record_lock = threading.Lock()
+        self._denoiser_of_short: Denoiser | None = None
         self.stacks = _find(config)
         limit = config.time_limit
         if limit is None:
@@ -127,11 +148,11 @@ class Job:
         _say_device(device)
         _check_writable(config.output_dir)
         remove_stray_temporaries(config.output_dir)
-        precision = inference_precision(
-            device, config.precision, takes_bf16=METHODS[config.method].takes_bf16
-        )
+        self.device = device
+        self.folders = [config.weights] if config.weights else [MOUNTED_WEIGHTS, SHIPPED_WEIGHTS]
+        method = _chosen_method(config, self.folders)
         self.record = JobRecord(
-            method=config.method,
+            method=method,
             seed=config.seed,
             time_limit=limit or None,
             device=device.name,
@@ -140,37 +161,55 @@ class Job:
             torch_version=torch.__version__,
             settings={},
         )
-        found = _read_weights(config)
-        if found:
-            path, checkpoint = found
+        path, self.denoiser = self._denoiser(method)
+        checkpoint = self.denoiser.checkpoint
+        if checkpoint:
             self.record.checkpoint = str(path)
             self.record.checkpoint_sha256 = checkpoint.sha256
             self.record.checkpoint_provenance = dict(checkpoint.provenance)
-            logger.info("method %s, checkpoint %s", config.method, path)
-        elif METHODS[config.method].checkpoint == "never":
-            checkpoint = None
-            logger.info("method %s, which needs no checkpoint", config.method)
-        else:
-            checkpoint = None
-            logger.warning(
-                "WARNING: NO CHECKPOINT for %s: every stack is learned from scratch, which takes "
-                "far longer and gives less", config.method,
-            )  # fmt: skip
-        if not METHODS[config.method].low_rank and not device.is_cuda:
+        self.record.settings = self._settings()
+        if not METHODS[method].low_rank and not device.is_cuda:
             logger.info(
                 "without a GPU, --method lowrank_unet takes minutes and not hours: see the README"
             )
-        self.record.settings = self._settings(precision)
-        self.denoiser = Denoiser(
-            method=METHODS[config.method],
+
+    def _denoiser(self, name: str) -> tuple[Path | None, Denoiser]:
+        """What denoises by a method, and where its checkpoint lies."""
+        config, method = self.config, METHODS[name]
+        path, checkpoint = _read_weights(name, self.folders) or (None, None)
+        if checkpoint:
+            logger.info("method %s, checkpoint %s", name, path)
+        elif method.checkpoint == "never":
+            logger.info("method %s, which needs no checkpoint", name)
+        else:
+            logger.warning(
+                "WARNING: NO CHECKPOINT for %s: every stack is learned from scratch, which takes "
+                "far longer and gives less", name,
+            )  # fmt: skip
+        return path, Denoiser(
+            method=method,
             checkpoint=checkpoint,
-            device=device,
+            device=self.device,
             seed=config.seed,
             steps=config.steps,
-            precision=precision,
+            precision=inference_precision(
+                self.device, config.precision, takes_bf16=method.takes_bf16
+            ),
             keeps_brightness=config.keep_brightness,
             stretches=config.stretch_16bit,
         )
+
+    def _denoiser_for(self, num_frames: int, stack: StackRecord) -> Denoiser:
+        """The job's, but for stacks that are too short for what "auto" has chosen."""
+        stack.method = self.record.method
+        is_short = 0 < num_frames < MIN_FRAMES
+        if self.config.method != "auto" or not METHODS[stack.method].low_rank or not is_short:
+            return self.denoiser
+        stack.method = AUTO[1]
+        logger.info("  %d frames are too few for %s", num_frames, self.record.method)
+        if self._denoiser_of_short is None:
+            _, self._denoiser_of_short = self._denoiser(AUTO[1])
+        return self._denoiser_of_short
 
     def run(self) -> list[str]:
         """Denoise every stack; the error messages of those that failed."""
@@ -179,7 +218,11 @@ class Job:
             f"{self.record.time_limit:.0f} s" if self.record.time_limit else "none",
         )  # fmt: skip
         there = self._take_over()
-        voxels = [0 if paths.source in there else _voxels(paths) for paths in self.stacks]
+        shapes = [_shape(paths) for paths in self.stacks]
+        voxels = [
+            0 if paths.source in there else math.prod(shape)
+            for paths, shape in zip(self.stacks, shapes, strict=True)
+        ]
         failures = []
         for number, paths in enumerate(self.stacks):
             logger.info("[%d/%d] %s", number + 1, len(self.stacks), paths.source.name)
@@ -191,7 +234,7 @@ class Job:
             begin = time.monotonic()
             try:
                 share = self.budget.share(voxels[number], sum(voxels[number:]))
-                self.denoiser.denoise(paths, share, stack)
+                self._denoiser_for(shapes[number][0], stack).denoise(paths, share, stack)
             except StackError as error:
                 stack.error = str(error)
                 failures.append(stack.error)
@@ -203,15 +246,15 @@ class Job:
         logger.info("%d of %d stacks written", len(self.stacks) - len(failures), len(self.stacks))
         return failures
 
-    def _settings(self, precision: Precision) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         """All that a result depends on beside its recording, the device and the time."""
         config = self.config
         return {
-            "method": config.method,
+            "method": self.record.method,
             "checkpoint": self.record.checkpoint_sha256,
             "steps": config.steps,
             "seed": config.seed,
-            "precision": precision,
+            "precision": self.denoiser.precision,
             "keep_brightness": config.keep_brightness,
             "stretch_16bit": config.stretch_16bit,
         }

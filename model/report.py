@@ -22,6 +22,7 @@ class StackRecord:
     """One stack; fields stay None where the run did not get that far."""
 
     file: str
+    method: str | None = None
     status: str = "failed"  # "denoised", "unchanged" (constant stack) or "failed"
     error: str | None = None
     result: str | None = None

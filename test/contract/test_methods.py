@@ -1,6 +1,7 @@
 """What every method promises: the same program, the same behaviour."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from model.architectures import ARCHITECTURES
 from model.checkpoint import save_checkpoint
 from model.config import METHODS
+from model.lowrank import MIN_FRAMES
 from model.report import RECORD_NAME
 
 PROGRAM = Path(__file__).parents[2] / "process.py"
@@ -170,3 +172,47 @@ def test_the_published_gain_is_off_and_can_be_asked_for(weights: Path, tmp_path:
     refused = run(tmp_path, "--method", "unet3d", "--weights", str(weights), "--keep-brightness")
     assert refused.code == 2
     assert "belongs to unet_att" in refused.last_line
+
+
+# ---- What is taken where none is named ---------------------------------------------------------
+
+
+def methods_used(done: Outcome) -> list[str]:
+    assert (done.code, done.last_line) == (0, "")
+    record = json.loads((done.output / RECORD_NAME).read_text())
+    return [record["method"], *(stack["method"] for stack in record["stacks"])]
+
+
+def test_the_whole_recording_speaks_where_no_method_is_named(weights: Path, tmp_path: Path) -> None:
+    write_recording(tmp_path / "in")
+    assert methods_used(run(tmp_path, "--weights", str(weights))) == ["lowrank_unet"] * 2
+
+
+@pytest.mark.parametrize("flags", [("--steps", "1"), ("--steps", "0", "--precision", "fp32")])
+def test_asking_for_iterations_or_a_precision_asks_for_restormer3d(
+    flags: tuple[str, ...], weights: Path, tmp_path: Path
+) -> None:
+    write_recording(tmp_path / "in")
+    assert methods_used(run(tmp_path, "--weights", str(weights), *flags)) == ["restormer3d"] * 2
+
+
+def test_a_folder_of_weights_decides_by_what_it_holds(weights: Path, tmp_path: Path) -> None:
+    write_recording(tmp_path / "in")
+    shutil.copy(weights / "restormer3d.safetensors", tmp_path)
+    done = run(tmp_path, "--weights", str(tmp_path), "--time-limit", "15")
+    assert methods_used(done) == ["restormer3d"] * 2
+
+
+def test_stacks_of_few_frames_are_left_to_restormer3d(weights: Path, tmp_path: Path) -> None:
+    write_recording(tmp_path / "in")
+    write_recording(tmp_path / "in/short", (MIN_FRAMES - 1, 40, 36))
+    done = run(tmp_path, "--weights", str(weights), "--time-limit", "20")
+    assert methods_used(done) == ["lowrank_unet", "lowrank_unet", "restormer3d"]
+    assert (done.output / "short/mouse.tif").exists()
+
+
+def test_a_method_that_was_named_is_not_replaced(weights: Path, tmp_path: Path) -> None:
+    write_recording(tmp_path / "in", (MIN_FRAMES - 1, 40, 36))
+    done = run(tmp_path, "--weights", str(weights), "--method", "lowrank_unet")
+    assert done.code == 1
+    assert "mouse.tif: 15 frames are too few for the low-rank method" in done.last_line

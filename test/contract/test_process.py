@@ -725,6 +725,7 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
     assert stack.pop("is_adapted") == (after < before)
     assert stack.pop("precision") in ("fp32", "bf16")  # what this processor is fast at
     assert stack == {
+        "method": "restormer3d",
         "status": "denoised",
         "error": None,
         "result": str(outcome.output / "b.tif"),

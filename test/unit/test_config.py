@@ -10,7 +10,7 @@ from model.config import METHODS, RunConfig, UsageError
 def test_defaults_are_those_of_the_container() -> None:
     config = RunConfig.parse([], {})
     assert (config.input_dir, config.output_dir) == (Path("/input"), Path("/output"))
-    assert (config.method, config.device, config.seed) == ("restormer3d", "auto", 0)
+    assert (config.method, config.device, config.seed) == ("auto", "auto", 0)
     assert (config.steps, config.time_limit, config.weights) == (None, None, None)
 
 
