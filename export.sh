@@ -27,7 +27,7 @@ clean_up() {
 }
 trap clean_up EXIT
 docker run --rm --network none --read-only --tmpfs /tmp --cap-drop ALL \
-  --volume "$PWD/test/input":/input:ro --volume "$scratch":/output "$image" --steps 0
+  --volume "$PWD/test/input":/input:ro --volume "$scratch":/output "$image"
 [[ -n $(find "$scratch/images" -type f -name '*.tif') ]] || fail "the image wrote no result for the sample"
 
 # the flags of the build, for torch tells its list of architectures only where there is a GPU

@@ -83,7 +83,8 @@ class TileConfig:
 class LowRankConfig:
     """Denoising by the recording's own principal components; lengths in frames and pixels."""
 
-    block: int = 24  # about two cells wide; blocks overlap by half
+    block: int = 24  # about two cells wide
+    overlaps: tuple[float, ...] = (0.5, 0.25, 0.125)  # the smaller ones where time is too short
     time_sigma: float = 4.0  # components are looked for after this blur,
     space_sigmas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4)  # and one of these
     mean_sigmas: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)

@@ -16,6 +16,8 @@ Streams: holds a band of rows and the factors of the blocks, never a second stac
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -25,6 +27,7 @@ from scipy import ndimage
 
 from model.background import blurred_mean, measure_background
 from model.blending import accumulated_weight, hann_window
+from model.budget import Budget, plan_stack
 from model.config import LowRankConfig
 from model.progress import Progress
 from model.tiling import AxisPlan, plan_axis
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 MIN_FRAMES = 16  # fewer have neither a mean worth the name nor courses
 FRAMES_AT_A_TIME = 64
+WITH_THE_REST = 2.0  # of a block's time: reading, images and rendering beside its decomposition
 LEAST_COURSE = 0.03  # norm of a course, in deviations of the noise, below which there is none
 
 
@@ -133,10 +137,13 @@ class LowRank:
         seed: int = 0,
         *,
         keeps_noisy_images: bool = False,
+        budget: Budget | None = None,
     ) -> None:
         """Decompose a stack [T,H,W] of any real dtype; LowRankError where it is too short.
 
         Args:
+            budget: blocks overlap as far as fits into this time; it is passed where not even the
+                least overlap does.
             keeps_noisy_images: keep what the recording itself has along orthonormal courses, the
                 constant one first, and render that: the mean, too, is then an image for
                 `denoise_images`. Their noise is white and of variance 1.
@@ -148,9 +155,8 @@ class LowRank:
             )
         self.frames, self.config = frames, config
         self._seed, self._rng = seed, np.random.default_rng(seed)
-        self.rows, self.columns = (
-            plan_axis(length, config.block, 0.5, pad=False) for length in frames.shape[1:]
-        )
+        self.overlap = config.overlaps[0]  # of neighbouring blocks
+        self.rows, self.columns = self._axes(self.overlap)
         self.background = measure_background(frames)
         self._keeps_noisy_images = keeps_noisy_images
         self._offset: np.ndarray | float = (
@@ -159,7 +165,31 @@ class LowRank:
             else blurred_mean(self.background, len(frames), config.mean_sigmas)
         )
         self.space_sigma, self.threshold = self._choose()
+        if budget and not math.isinf(budget.remaining()):
+            self._fit_into(budget)
         self.factors = self._decompose_all()
+
+    def _axes(self, overlap: float) -> tuple[AxisPlan, AxisPlan]:
+        """Where blocks lie along rows and columns."""
+        height, width = self.frames.shape[1:]
+        size = self.config.block
+        rows, columns = (plan_axis(n, size, overlap, pad=False) for n in (height, width))
+        return rows, columns
+
+    def _fit_into(self, budget: Budget) -> None:
+        """Take the largest overlap for which time is left, by the seconds that one block takes."""
+        block = self._standardised(self.rows.starts[0], self._columns_of(self.columns.starts[0]))
+        begin = time.perf_counter()
+        decompose(block, _smooth(block, self.space_sigma, self.config), self.threshold, self.config)
+        each = WITH_THE_REST * (time.perf_counter() - begin)
+
+        def count_blocks(overlap: float) -> int:
+            rows, columns = self._axes(overlap)
+            return rows.num_windows * columns.num_windows
+
+        plan = plan_stack(budget.remaining(), each, count_blocks, self.config.overlaps)
+        self.overlap = plan.overlap
+        self.rows, self.columns = self._axes(plan.overlap)
 
     def _columns_of(self, column: int) -> list[int]:
         """Pixels of the blocks that start at a column of the padded axis."""

@@ -114,7 +114,7 @@ class Denoiser:
                 for start in range(0, len(stack.frames), CONSTANT_BLOCK):
                     result.append(stack.frames[start : start + CONSTANT_BLOCK].astype(np.float64))
             elif self.method.low_rank:
-                self._low_rank(result, stack, self.method.low_rank, record)
+                self._low_rank(result, stack, self.method.low_rank, budget, record)
             else:
                 self._adapt_and_infer(result, stack, scale, budget, record, paths.target)
         with record.timed("write"):
@@ -130,15 +130,25 @@ class Denoiser:
         return replace(stack, dtype=np.dtype(np.uint16))
 
     def _low_rank(
-        self, result: ResultWriter, stack: Stack, config: LowRankConfig, record: StackRecord
+        self,
+        result: ResultWriter,
+        stack: Stack,
+        config: LowRankConfig,
+        budget: Budget,
+        record: StackRecord,
     ) -> None:
         has_network = self.checkpoint is not None
         with record.timed("decompose"):
-            found = LowRank(stack.frames, config, self.seed, keeps_noisy_images=has_network)
+            found = LowRank(
+                stack.frames, config, self.seed, keeps_noisy_images=has_network, budget=budget
+            )
         logger.info(
             "  %d components in %d blocks, spatial scale %g",
             found.num_components, len(found.factors), found.space_sigma,
         )  # fmt: skip
+        record.overlap = found.overlap
+        if found.overlap != config.overlaps[0]:
+            record.shortened.append(f"overlap {config.overlaps[0]} lowered to {found.overlap}")
         if self.checkpoint:
             net = place(load_network(self.checkpoint), self.device).eval()
             with record.timed("denoise images"):

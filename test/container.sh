@@ -50,13 +50,17 @@ else
   [[ -n $user && $user != root && $user != 0 ]] || fail "the image runs as root"
 fi
 
-SECONDS=0
-code=0
-run_image "$PWD/test/input" "$scratch/output" --steps 1 || code=$?
-((code == 0)) || fail "exit code $code on the sample"
-[[ ! -s $scratch/stderr ]] || fail "something on stderr, which the platform shows as a warning"
-.venv/bin/python test/check_output.py test/input "$scratch/output" || fail "wrong output"
-echo "container test: the sample, $SECONDS s"
+# as it is uploaded, and Restormer3D
+for flags in "" "--method restormer3d --steps 1"; do
+  SECONDS=0
+  code=0
+  # shellcheck disable=SC2086  # several words
+  run_image "$PWD/test/input" "$scratch/output $flags" $flags || code=$?
+  ((code == 0)) || fail "exit code $code on the sample"
+  [[ ! -s $scratch/stderr ]] || fail "something on stderr, which the platform shows as a warning"
+  .venv/bin/python test/check_output.py test/input "$scratch/output $flags" || fail "wrong output"
+  echo "container test: the sample, $flags $SECONDS s"
+done
 
 SECONDS=0
 code=0

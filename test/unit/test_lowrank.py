@@ -1,5 +1,6 @@
 """The low-rank method: what it keeps, what it removes, and what it needs."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from scipy import ndimage
 
 from lab.metrics import stsnr
+from model.budget import Budget
 from model.config import LowRankConfig
 from model.lowrank import (
     MIN_FRAMES,
@@ -109,6 +111,16 @@ def test_pixels_that_never_change_stay() -> None:
 def test_a_recording_that_is_too_short_says_how_many_frames_are_needed() -> None:
     with pytest.raises(LowRankError, match=r"15 frames are too few .* at least 16"):
         LowRank(noisy(cells(15)), CONFIG)
+
+
+@pytest.mark.parametrize("seconds, overlap", [(math.inf, 0.5), (1e6, 0.5), (0.0, 0.125)])
+def test_blocks_overlap_less_where_time_is_short(seconds: float, overlap: float) -> None:
+    clean = cells()
+    found = LowRank(noisy(clean), CONFIG, budget=Budget(seconds))
+    assert found.overlap == overlap
+    assert len(found.factors) == (16 if overlap == 0.5 else 9)
+    result = np.concatenate(list(found.render()))
+    assert stsnr(clean, result).stsnr > stsnr(clean, noisy(clean)).stsnr + 10
 
 
 # ---- Images for a network ----------------------------------------------------------------------
