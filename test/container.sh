@@ -55,10 +55,10 @@ for flags in "" "--method restormer3d --steps 1"; do
   SECONDS=0
   code=0
   # shellcheck disable=SC2086  # several words
-  run_image "$PWD/test/input" "$scratch/output $flags" $flags || code=$?
+  run_image "$PWD/test/input" "$scratch/output-${#flags}" $flags || code=$?
   ((code == 0)) || fail "exit code $code on the sample"
   [[ ! -s $scratch/stderr ]] || fail "something on stderr, which the platform shows as a warning"
-  .venv/bin/python test/check_output.py test/input "$scratch/output $flags" || fail "wrong output"
+  .venv/bin/python test/check_output.py test/input "$scratch/output-${#flags}" || fail "wrong output"
   echo "container test: the sample, $flags $SECONDS s"
 done
 
