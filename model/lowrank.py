@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 MIN_FRAMES = 16  # fewer have neither a mean worth the name nor courses
 FRAMES_AT_A_TIME = 64
-WITH_THE_REST = 2.0  # of a block's time: reading, images and rendering beside its decomposition
+WITH_THE_REST = 3.0  # a block's time with reading, images and rendering, over its decomposition
 LEAST_COURSE = 0.03  # norm of a course, in deviations of the noise, below which there is none
 
 
