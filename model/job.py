@@ -159,7 +159,6 @@ class Job:
             device_reason=device.reason,
             driver=device.driver,
             torch_version=torch.__version__,
-            settings={},
         )
         path, self.denoiser = self._denoiser(method)
         checkpoint = self.denoiser.checkpoint

@@ -76,10 +76,11 @@ class JobRecord:
     device_reason: str
     driver: str | None
     torch_version: str
-    settings: dict[str, Any]  # all that a result depends on beside its recording
     checkpoint: str | None = None  # file; None: trained from scratch on every stack
     checkpoint_sha256: str | None = None
     checkpoint_provenance: dict[str, Any] | None = None
+    # All that a result depends on beside its recording.
+    settings: dict[str, Any] = field(default_factory=dict)
     stopped_by: str | None = None  # a signal, where one ended the job
     stacks: list[StackRecord] = field(default_factory=list)
 
