@@ -42,6 +42,7 @@ class Activity:
     num_events: int  # in the clean traces
     amplitude_bias: float  # mean over clean events of (denoised - clean) / clean amplitude
     amplitude_error: float  # mean of its absolute values
+    height_bias: float  # of all clean events' amplitudes together: small ones count little
     rise_time_bias: float  # [frames] mean over matched events of denoised - clean
     rise_time_error: float  # [frames] mean of its absolute values
     precision: float  # part of the events found in the denoised traces that the clean ones have
@@ -187,6 +188,7 @@ def compare_activity(clean: np.ndarray, denoised: np.ndarray) -> Activity:
     """
     places = active_places(clean)
     correlations, amplitude_errors, rise_time_errors = [], [], []
+    height = height_change = 0.0
     num_events = num_found = num_matched = 0
     for truth, result in zip(
         place_traces(clean, places), place_traces(denoised, places), strict=True
@@ -198,7 +200,10 @@ def compare_activity(clean: np.ndarray, denoised: np.ndarray) -> Activity:
             (base, peak), (low, high) = base_and_peak(truth, window), base_and_peak(result, window)
             amplitude = truth[peak] - truth[base]
             if amplitude > 0:
-                amplitude_errors.append((result[high] - result[low] - amplitude) / amplitude)
+                change = result[high] - result[low] - amplitude
+                amplitude_errors.append(change / amplitude)
+                height += amplitude
+                height_change += change
             if index in matches[:, 0]:
                 delay = rise_time(result, low, high) - rise_time(truth, base, peak)
                 if math.isfinite(delay):
@@ -212,6 +217,7 @@ def compare_activity(clean: np.ndarray, denoised: np.ndarray) -> Activity:
         num_events=num_events,
         amplitude_bias=_mean(amplitude_errors),
         amplitude_error=_mean(np.abs(amplitude_errors)),
+        height_bias=height_change / height if height else math.nan,
         rise_time_bias=_mean(rise_time_errors),
         rise_time_error=_mean(np.abs(rise_time_errors)),
         precision=_ratio(num_matched, num_found),

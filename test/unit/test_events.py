@@ -172,8 +172,20 @@ def test_transients_at_three_quarters_of_their_height_err_by_a_quarter() -> None
     activity = compare_activity(clean, 200 + 0.75 * (clean - 200))
     assert activity.amplitude_bias == pytest.approx(-0.25)
     assert activity.amplitude_error == pytest.approx(0.25)
+    assert activity.height_bias == pytest.approx(-0.25)
     assert activity.rise_time_error == pytest.approx(0.0, abs=1e-9)
     assert activity.trace_correlation == pytest.approx(1.0)
+
+
+def test_small_events_count_little_in_the_height_of_all() -> None:
+    clean = two_cells()
+    clean[:, 5:10, 6:11] = 200 + 0.25 * (clean[:, 5:10, 6:11] - 200)
+    result = clean.copy()
+    result[:, 5:10, 6:11] = 200  # the dim cell is lost
+    activity = compare_activity(clean, result)
+    assert activity.num_events == 6
+    assert activity.amplitude_bias == pytest.approx(-2 / 3)
+    assert -0.45 < activity.height_bias < -0.3
 
 
 def test_a_result_without_activity_shows_none() -> None:

@@ -218,7 +218,7 @@ def test_the_judgement_is_one_flat_row_of_the_figures_taken_one_by_one() -> None
     assert row["mean_bias"] == mean_bias(SCENE, RESULT)
     assert row["residual_with_result"] == whiteness(noisy, RESULT).with_result
     assert row["trace_correlation"] == compare_activity(SCENE, RESULT).trace_correlation
-    assert len(row) == 21
+    assert len(row) == 22
     assert all(isinstance(value, (int, float)) for value in row.values())
 
 
