@@ -16,12 +16,15 @@ ARG TORCH=2.7.1
 RUN useradd --create-home --uid 1000 denoiser \
     && install -d -o denoiser /output
 
-# Libraries before code: a change of code then rebuilds, and uploads, only the small layers.
+# Libraries before code: a change of code then rebuilds, and uploads, only the small layers. Every
+# wheel is held to its sum (python -m lab.lock), but for a torch other than the release's.
 # Compiled bytecode stays, it halves the start-up. What goes: the tests and headers of torch, and
 # Triton, which cannot work here anyway because it needs a C compiler.
-COPY requirements.txt /opt/app/
-RUN pip install --no-cache-dir --root-user-action=ignore --disable-pip-version-check \
-        -r /opt/app/requirements.txt "torch==${TORCH}" \
+COPY locks /opt/app/locks
+RUN install="pip install --no-cache-dir --root-user-action=ignore --disable-pip-version-check" \
+    && $install --require-hashes -r /opt/app/locks/base.txt \
+    && lock=/opt/app/locks/torch-${TORCH}.txt \
+    && if [ -f "$lock" ]; then $install --require-hashes -r "$lock"; else $install "torch==${TORCH}"; fi \
     && pip uninstall --yes --quiet --root-user-action=ignore triton \
     && torch=$(python -c "from importlib.util import find_spec as f; print(f('torch').submodule_search_locations[0])") \
     && rm -rf "$torch/test" "$torch/include" "$torch"/bin/*[Tt]est*

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Build the image, try it, and pack it for upload:  ./export.sh [FILE.tar.gz]
+# Beside it a bill of materials is written.
 #
 # The Dockerfile names the torch of the release; TORCH=... takes another. Needs Docker, on any machine.
 set -euo pipefail
@@ -34,12 +35,17 @@ docker run --rm --network none --read-only --tmpfs /tmp --cap-drop ALL \
 built_for=$(docker run --rm --network none --entrypoint python "$image" -c \
   'import torch; print("CUDA", torch.version.cuda, torch._C._cuda_getArchFlags())')
 
+bill=${file%.tar.gz}.sbom.json
+docker run --rm --network none --entrypoint python --volume "$PWD/lab/bom.py":/bom.py:ro "$image" \
+  /bom.py calcium-denoiser "$version" >"$bill"
+
 echo "Packing $file ..."
 docker save "$image" | gzip >"$file.part"
 size=$(stat --format %s "$file.part")
 ((size <= limit_bytes)) || fail "$file would have $size bytes, more than $limit_bytes: too large to upload"
 mv "$file.part" "$file"
 echo "$file: $((size / 1000000)) MB packed, $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB unpacked, $built_for"
+echo "$bill: what is in it (CycloneDX)"
 
 if [[ $built_for != "CUDA 12"*sm_75* ]]; then
   echo "NOT FOR UPLOAD: the platform needs CUDA 12 with sm_75 (its T4). Run ./export.sh without TORCH."
