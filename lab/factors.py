@@ -16,7 +16,7 @@ from lab.simulate import draw_config, simulate
 from model.config import METHODS
 from model.lowrank import LowRank
 
-NUM_FRAMES = (150, 300, 600, 1000, 1500)  # of a recording, one of these
+NUM_FRAMES = (32, 75, 150, 300, 600, 1000, 1500)  # of a recording, one of these
 MAX_VOXELS = 2_500_000  # of a recording,
 MAX_SIDE = 96  # whose frames are at most so large
 TARGET_DRAWS = 64  # of the noise, that a target is the mean of
@@ -59,12 +59,10 @@ class FactorRecording:
 def images_along(found: LowRank, frames: np.ndarray) -> list[np.ndarray]:
     """What a stack [T,H,W] has along the courses that were found: images [K,h,w] of every block."""
     scaled = frames / found.background.deviation.astype(np.float32)
-    size = found.config.block
     images = []
-    for (row, column), factors in found.factors.items():
-        rows = found.rows.source_index[row : row + size]
-        columns = found.columns.source_index[column : column + size]
-        block = scaled[:, rows][:, :, columns]
+    for corner, factors in found.factors.items():
+        rows, columns = found.block_at(*corner)
+        block = scaled[:, found.rows.source_index[rows]][:, :, found.columns.source_index[columns]]
         images.append(np.tensordot(factors.courses, block, axes=(0, 0)).astype(np.float32))
     return images
 

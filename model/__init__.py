@@ -1,12 +1,13 @@
 """The denoiser. A stack's way through it, each module knowing only those below it:
 
-    job            the folder, the time, the record        report, budget, device, interrupt, resume
+    job            the folder, the time, the record         report, budget, device, interrupt,
+                                                            resume, together
     pipeline       one stack from file to file; the only place where stages meet
     stack_io       file -> Stack                            stack, tiff_reader, mha_reader
     normalise      counts -> about 0..1, and back
     checkpoint     weights -> a fresh network               architectures
     adapt          the network learns this stack            blindspot, odd_even, patches, judge
-    lowrank        the whole stack as a sum of factors      background
+    lowrank        the whole stack as a sum of factors      background, frames
     inference      overlapping windows -> blended frames    tiling, blending
     result_writer  frames -> file, page by page
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from model.frames import JoinedFrames
+
 NOISE_SIGMA = 2.0  # pixels over which the noise's variance is averaged
 
 
@@ -19,7 +21,7 @@ class Background:
     deviation: np.ndarray  # of the noise of a single voxel; above 0
 
 
-def measure_background(frames: np.ndarray) -> Background:
+def measure_background(frames: np.ndarray | JoinedFrames) -> Background:
     """Mean and noise of a stack [T,H,W], T > 1, the noise from differences of neighbouring frames.
 
     Half the squared difference has the noise's variance wherever nothing moves that fast.

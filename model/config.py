@@ -265,6 +265,9 @@ class RunConfig:
     overwrite: bool = _knob(
         False, "make anew what an earlier job with the same settings left in the output folder"
     )
+    normalise_together: bool = _knob(
+        False, "take the stacks of a folder for parts of one recording, so that they join"
+    )
     log_level: str = _knob("info", "how much to say", ("debug", "info", "warning", "error"))
     keep_brightness: bool = _knob(
         False, "unet_att: give every window the brightness of the noisy one, as its published code"

@@ -39,6 +39,7 @@ from model.result_writer import (
 from model.resume import finished_before
 from model.stack import StackError
 from model.stack_io import StackPaths, find_stacks, is_platform_layout, peek_shape
+from model.together import recordings
 
 logger = logging.getLogger(__name__)
 
@@ -216,24 +217,46 @@ class Job:
             "%d stacks, time limit %s", len(self.stacks),
             f"{self.record.time_limit:.0f} s" if self.record.time_limit else "none",
         )  # fmt: skip
+        together = self.config.normalise_together
+        self._groups = recordings(self.stacks) if together else [[each] for each in self.stacks]
         there = self._take_over()
-        shapes = [_shape(paths) for paths in self.stacks]
-        voxels = [
-            0 if paths.source in there else math.prod(shape)
-            for paths, shape in zip(self.stacks, shapes, strict=True)
-        ]
-        failures = []
+        todo = [group for group in self._groups if group[0].source not in there]
+        shapes = {paths.source: _shape(paths) for group in todo for paths in group}
+        voxels = [sum(math.prod(shapes[paths.source]) for paths in group) for group in todo]
+        failures: list[str] = []
         for number, paths in enumerate(self.stacks):
-            logger.info("[%d/%d] %s", number + 1, len(self.stacks), paths.source.name)
             if paths.source in there:
+                logger.info("[%d/%d] %s", number + 1, len(self.stacks), paths.source.name)
                 logger.info("  already there, of the same recording and settings: left as it is")
-                continue
+        for number, group in enumerate(todo):
+            share = self.budget.share(voxels[number], sum(voxels[number:]))
+            num_frames = sum(shapes[paths.source][0] for paths in group)
+            failures += self._run_group(group, num_frames, share)
+        logger.info("%d of %d stacks written", len(self.stacks) - len(failures), len(self.stacks))
+        return failures
+
+    def _run_group(self, group: list[StackPaths], num_frames: int, share: Budget) -> list[str]:
+        """Denoise the stacks of one recording, mostly one; the errors of those that failed."""
+        failures = []
+        recording = problem = None
+        for paths in group:
+            number = 1 + self.stacks.index(paths)
+            logger.info("[%d/%d] %s", number, len(self.stacks), paths.source.name)
             stack = StackRecord(file=str(paths.source), time_limit=self.record.time_limit)
             self.record.stacks.append(stack)
             begin = time.monotonic()
             try:
-                share = self.budget.share(voxels[number], sum(voxels[number:]))
-                self._denoiser_for(shapes[number][0], stack).denoise(paths, share, stack)
+                if problem:
+                    raise problem
+                denoiser = self._denoiser_for(num_frames, stack)
+                if len(group) > 1 and not recording:
+                    logger.info("  one recording in %d files", len(group))
+                    try:
+                        recording = denoiser.join(group, share, stack)
+                    except StackError as error:
+                        problem = error
+                        raise
+                denoiser.denoise(paths, share, stack, recording)
             except StackError as error:
                 stack.error = str(error)
                 failures.append(stack.error)
@@ -242,7 +265,6 @@ class Job:
                 took = clock_text(time.monotonic() - begin)
                 logger.info("  written to %s after %s", paths.target, took)
             self._write_record()
-        logger.info("%d of %d stacks written", len(self.stacks) - len(failures), len(self.stacks))
         return failures
 
     def _settings(self) -> dict[str, Any]:
@@ -256,6 +278,7 @@ class Job:
             "precision": self.denoiser.precision,
             "keep_brightness": config.keep_brightness,
             "stretch_16bit": config.stretch_16bit,
+            "normalise_together": config.normalise_together,
         }
 
     def _take_over(self) -> set[Path]:
@@ -268,6 +291,12 @@ class Job:
         found = finished_before(
             self.config.output_dir, self.stacks, self.record.settings, self.record.time_limit
         )
+        for group in self._groups:  # of a recording in several files, all or none
+            parts = [str(paths.source) for paths in group] if len(group) > 1 else None
+            known = [found[paths.source].together for paths in group if paths.source in found]
+            if known != [parts] * len(group):
+                for paths in group:
+                    found.pop(paths.source, None)
         for stack in found.values():
             stack.is_from_before = True
             self.record.stacks.append(stack)

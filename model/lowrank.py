@@ -29,6 +29,7 @@ from model.background import blurred_mean, measure_background
 from model.blending import accumulated_weight, hann_window
 from model.budget import Budget, plan_stack
 from model.config import LowRankConfig
+from model.frames import JoinedFrames
 from model.progress import Progress
 from model.tiling import AxisPlan, plan_axis
 
@@ -132,7 +133,7 @@ class LowRank:
 
     def __init__(
         self,
-        frames: np.ndarray,
+        frames: np.ndarray | JoinedFrames,
         config: LowRankConfig,
         seed: int = 0,
         *,
@@ -178,7 +179,7 @@ class LowRank:
 
     def _fit_into(self, budget: Budget) -> None:
         """Take the largest overlap for which time is left, by the seconds that one block takes."""
-        block = self._standardised(self.rows.starts[0], self._columns_of(self.columns.starts[0]))
+        block = self._standardised(*self.block_at(self.rows.starts[0], self.columns.starts[0]))
         begin = time.perf_counter()
         decompose(block, _smooth(block, self.space_sigma, self.config), self.threshold, self.config)
         each = WITH_THE_REST * (time.perf_counter() - begin)
@@ -191,18 +192,22 @@ class LowRank:
         self.overlap = plan.overlap
         self.rows, self.columns = self._axes(plan.overlap)
 
-    def _columns_of(self, column: int) -> list[int]:
-        """Pixels of the blocks that start at a column of the padded axis."""
-        return self.columns.source_index[column : column + self.config.block]
+    def block_at(self, row: int, column: int) -> tuple[slice, slice]:
+        """Rows and columns of the block that starts there, in positions of the padded axes."""
+        size = self.config.block
+        return slice(row, row + size), slice(column, column + size)
 
-    def _standardised(self, row: int, columns: list[int] | slice = slice(None)) -> np.ndarray:
-        """Rows of the blocks that start at a row, all columns or some: [T,h,w] float32."""
-        rows = self.rows.source_index[row : row + self.config.block]
-        mean = self.background.mean[rows][:, columns]
-        deviation = self.background.deviation[rows][:, columns]
+    def _part(self, rows: slice, columns: slice) -> tuple[np.ndarray, ...]:
+        """Index of the pixels [h,w] that stand at positions of the padded axes."""
+        return np.ix_(self.rows.source_index[rows], self.columns.source_index[columns])
+
+    def _standardised(self, rows: slice, columns: slice) -> np.ndarray:
+        """A part of the recording, in positions of the padded axes: [T,h,w] float32."""
+        part = self._part(rows, columns)
+        mean, deviation = self.background.mean[part], self.background.deviation[part]
         band = np.empty((len(self.frames), *mean.shape), np.float32)
         for number, frame in enumerate(self.frames):
-            band[number] = (frame[rows][:, columns] - mean) / deviation
+            band[number] = (frame[part] - mean) / deviation
         return band
 
     def _choose(self) -> tuple[float, float]:
@@ -210,10 +215,7 @@ class LowRank:
         config = self.config
         corners = [(row, column) for row in self.rows.starts for column in self.columns.starts]
         few = self._rng.permutation(len(corners))[: config.sampled_blocks]
-        blocks = [
-            self._standardised(row, self._columns_of(column))
-            for row, column in (corners[i] for i in few)
-        ]
+        blocks = [self._standardised(*self.block_at(*corners[i])) for i in few]
         noises = [_noise_only(block, self._rng) for block in blocks]
         probes = [
             config.probe * self._rng.standard_normal(b.shape, dtype=np.float32) for b in blocks
@@ -252,10 +254,10 @@ class LowRank:
             "decomposing", self.rows.num_windows * self.columns.num_windows, "blocks"
         )
         for row in self.rows.starts:
-            band = self._standardised(row)
+            band = self._standardised(self.block_at(row, 0)[0], slice(None))
             smoothed = _smooth(band, self.space_sigma, self.config)
             for column in self.columns.starts:
-                columns = self._columns_of(column)
+                columns = self.block_at(row, column)[1]
                 block = np.ascontiguousarray(band[:, :, columns])
                 found = decompose(
                     block,
@@ -271,36 +273,42 @@ class LowRank:
 
     def _along(self, courses: np.ndarray, block: np.ndarray, row: int, column: int) -> Factors:
         """What the recording has along orthonormal courses in a standardised block [T,h,w]."""
-        rows = self.rows.source_index[row : row + self.config.block]
-        columns = self._columns_of(column)
         images = courses.T @ block.reshape(len(block), -1)
         # the block is without its mean
-        mean = self.background.mean[rows][:, columns] / self.background.deviation[rows][:, columns]
+        part = self._part(*self.block_at(row, column))
+        mean = self.background.mean[part] / self.background.deviation[part]
         images[0] += np.sqrt(len(block)) * mean.ravel()
         return Factors(courses=courses, footprints=images.astype(np.float32))
 
     def denoise_images(self, denoiser: Callable[[np.ndarray], np.ndarray]) -> float:
         """Replace every block's images [K,h,w] by what `denoiser` makes of them.
 
-        Of what it changes in the mean, that share alone which the estimated error is least with:
-        tissue unlike any it has seen keeps its detail. The share, from 0 to 1. (Not so the other
-        images, whose noise is not quite independent of the courses: the estimate fails there.)
+        The brightness of every block stays as it was recorded. Of what else is changed in the mean,
+        that share alone which the estimated error is least with: tissue unlike any it has seen
+        keeps its detail. The share, from 0 to 1. (Not so the other images, whose noise is not quite
+        independent of the courses: the estimate fails there.)
         """
         noisy = {corner: factors.footprints for corner, factors in self.factors.items()}
         rng = np.random.default_rng(self._seed)
         changed = followed = 0.0
         progress = Progress("denoising", len(noisy), "blocks")
+
+        def denoised(images: np.ndarray) -> np.ndarray:
+            found = denoiser(images)
+            found[0] += (images[0] - found[0]).mean()
+            return found
+
         for number, (corner, flat) in enumerate(noisy.items()):
             images = flat.reshape(-1, self.config.block, self.config.block)
-            moved = images.copy()
+            result = denoised(images)
+            changed += float(np.square(result[0] - images[0]).mean())
             signs = rng.choice(np.array([-1, 1], np.float32), images.shape[1:])
+            moved = images.copy()
             moved[0] += self.config.probe * signs
-            denoised = denoiser(images)
-            changed += float(np.square(denoised[0] - images[0]).mean())
-            follows = signs * (denoiser(moved)[0] - denoised[0]) / self.config.probe
+            follows = signs * (denoised(moved)[0] - result[0]) / self.config.probe
             followed += float(follows.mean())
             courses = self.factors[corner].courses
-            self.factors[corner] = Factors(courses=courses, footprints=denoised.reshape(flat.shape))
+            self.factors[corner] = Factors(courses=courses, footprints=result.reshape(flat.shape))
             progress.update(number + 1)
         # Stein's estimate of the error is a parabola in the share, for noise of variance 1.
         share = (len(noisy) - followed) / changed if changed > 0 else 1.0
@@ -316,15 +324,16 @@ class LowRank:
         kept = sum(len(factors.footprints) for factors in self.factors.values())
         return kept - (len(self.factors) if self._keeps_noisy_images else 0)
 
-    def render(self) -> Iterator[np.ndarray]:
-        """Denoised frames [n,H,W] in raw units, in order."""
+    def render(self, frames: slice = slice(None)) -> Iterator[np.ndarray]:
+        """Denoised frames [n,H,W] in raw units, in order; all, or a stretch."""
         size = self.config.block
         window = hann_window(size)
         frame_weight = np.outer(_weight(window, self.rows), _weight(window, self.columns))
         weight = np.outer(window, window).ravel()  # [h*w]
         height, width = self.frames.shape[1:]
-        for start in range(0, len(self.frames), FRAMES_AT_A_TIME):
-            part = slice(start, min(start + FRAMES_AT_A_TIME, len(self.frames)))
+        first, end, _ = frames.indices(len(self.frames))
+        for start in range(first, end, FRAMES_AT_A_TIME):
+            part = slice(start, min(start + FRAMES_AT_A_TIME, end))
             blend = np.zeros((part.stop - part.start, *frame_weight.shape), np.float32)
             for (row, column), factors in self.factors.items():
                 block = factors.courses[part] @ (factors.footprints * weight)

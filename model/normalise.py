@@ -5,6 +5,7 @@ Plain numpy, in blocks: the frames may be a memory map far larger than the memor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,12 +72,23 @@ def _histogram_percentiles(counts: np.ndarray, percents: list[float]) -> list[fl
     return percentiles
 
 
-def _counted_percentiles(frames: np.ndarray, percents: list[float]) -> list[float]:
+def _counted_percentiles(parts: Sequence[np.ndarray], percents: list[float]) -> list[float]:
     """Exact percentiles of 8- or 16-bit integers, from their histogram."""
-    native = frames.dtype.newbyteorder("=")
-    unsigned = np.dtype(f"u{native.itemsize}")
+    native = parts[0].dtype.newbyteorder("=")
     num_levels = 1 << (8 * native.itemsize)
     counts = np.zeros(num_levels, np.int64)
+    for frames in parts:
+        _count(frames, counts)
+    if native.kind == "i":
+        counts = np.roll(counts, num_levels // 2)  # as unsigned, the negative half came last
+    lowest = int(np.iinfo(native).min)
+    return [lowest + level for level in _histogram_percentiles(counts, percents)]
+
+
+def _count(frames: np.ndarray, counts: np.ndarray) -> None:
+    """Add to `counts` how often each value occurs, as an unsigned integer."""
+    native = frames.dtype.newbyteorder("=")
+    unsigned = np.dtype(f"u{native.itemsize}")
     # nditer gives flat blocks of any layout, in the order of memory, and swaps bytes on the way.
     blocks = np.nditer(
         frames,
@@ -86,11 +98,7 @@ def _counted_percentiles(frames: np.ndarray, percents: list[float]) -> list[floa
         buffersize=_COUNTED_VOXELS,
     )
     for block in blocks:
-        counts += np.bincount(np.asarray(block).view(unsigned), minlength=num_levels)
-    if native.kind == "i":
-        counts = np.roll(counts, num_levels // 2)  # as unsigned, the negative half came last
-    lowest = int(np.iinfo(native).min)
-    return [lowest + level for level in _histogram_percentiles(counts, percents)]
+        counts += np.bincount(np.asarray(block).view(unsigned), minlength=len(counts))
 
 
 def _sample(frames: np.ndarray, step: int) -> np.ndarray:
@@ -115,25 +123,34 @@ def _sample(frames: np.ndarray, step: int) -> np.ndarray:
     return sample[:filled]
 
 
-def fit_scale(frames: np.ndarray, low: float = 0.5, high: float = 99.5) -> IntensityScale:
+def fit_scale(
+    stack: np.ndarray | Sequence[np.ndarray], low: float = 0.5, high: float = 99.5
+) -> IntensityScale:
     """Scale between two percentiles of all voxels of a stack [T,H,W], of any real dtype.
 
+    Or of the parts of one, [T,H,W] of one dtype each.
     Between the least and the greatest voxel where both percentiles are one value.
     Exact for 8- and 16-bit integers and up to 5e7 voxels of anything else; above that from a
     fixed sample of at least 2e7 voxels.
     """
-    if frames.dtype.kind in "iu" and frames.dtype.itemsize <= 2:
-        p_low, p_high = _counted_percentiles(frames, [low, high])
+    parts = [stack] if isinstance(stack, np.ndarray) else list(stack)
+    dtype, size = parts[0].dtype, sum(part.size for part in parts)
+    if dtype.kind in "iu" and dtype.itemsize <= 2:
+        p_low, p_high = _counted_percentiles(parts, [low, high])
     else:
-        step = 1 if frames.size <= _EXACT_VOXELS else frames.size // _SAMPLED_VOXELS
-        if step == 1:
-            values = np.array(frames, dtype=frames.dtype.newbyteorder("=")).reshape(-1)
-        else:
-            values = _sample(frames, step)
+        step = 1 if size <= _EXACT_VOXELS else size // _SAMPLED_VOXELS
+        native = dtype.newbyteorder("=")
+        values = np.concatenate(
+            [
+                np.array(part, dtype=native).reshape(-1) if step == 1 else _sample(part, step)
+                for part in parts
+            ]
+        )
         p_low, p_high = map(float, np.percentile(values, [low, high], overwrite_input=True))
     if p_low == p_high:
         # Sparse photon counts: nearly all voxels have one value, yet the others are the recording.
-        p_low, p_high = float(frames.min()), float(frames.max())
+        p_low = float(min(part.min() for part in parts))
+        p_high = float(max(part.max() for part in parts))
     return IntensityScale(offset=p_low, gain=p_high - p_low)
 
 

@@ -1,10 +1,11 @@
-"""Denoises one stack from file to file: the only place where the stages meet."""
+"""Denoises a stack, or a part of one, from file to file: the only place where stages meet."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from model.budget import Budget, StackPlan, plan_stack
 from model.checkpoint import Checkpoint, load_network
 from model.config import LowRankConfig, Method, Precision, Stage
 from model.device import Device, fitting_batch, is_out_of_memory, peak_bytes, place, reset_peak
+from model.frames import JoinedFrames
 from model.inference import InferenceError, WindowGrid, denoised_images, infer, seconds_per_window
 from model.lowrank import LowRank, LowRankError
 from model.normalise import IntensityScale, fit_scale
@@ -29,10 +31,25 @@ from model.resume import file_sum
 from model.stack import Stack, StackError
 from model.stack_io import StackPaths, read_stack
 from model.stretch import stretched
+from model.together import require_alike
 
 logger = logging.getLogger(__name__)
 
 CONSTANT_BLOCK = 64  # frames at a time when a constant stack is copied
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """What is found once of a recording in several files."""
+
+    parts: dict[Path, slice]  # where each file's frames lie
+    scale: IntensityScale
+    found: LowRank | None  # the factors of all frames, their images denoised
+
+    @property
+    def files(self) -> list[str]:
+        """Their paths, in order."""
+        return [str(path) for path in self.parts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +78,53 @@ class Denoiser:
         counts = np.diff(np.rint(ends).astype(int)).tolist()
         return tuple(replace(stage, steps=n) for stage, n in zip(stages, counts, strict=True))
 
-    def denoise(self, paths: StackPaths, budget: Budget, record: StackRecord) -> None:
+    def join(
+        self, files: Sequence[StackPaths], budget: Budget, record: StackRecord
+    ) -> Recording | None:
+        """Find what several files, parts of one recording, have in common; None: nothing.
+
+        Files that cannot be read are left out: their own turn says why. The time it takes is noted
+        in `record`. StackError where the others are no parts of one recording.
+        """
+        with self._failures_named(record.file):
+            with record.timed("read"):
+                stacks = []
+                for paths in files:
+                    with suppress(StackError):
+                        stacks.append(_read(paths))
+            if not stacks:
+                return None
+            require_alike(stacks)
+            frames = JoinedFrames([stack.frames for stack in stacks])
+            with record.timed("normalise"):
+                scale = self._scale([stack.frames for stack in stacks])
+            found = None
+            if self.method.low_rank and not scale.is_constant:
+                found = self._factors(frames, self.method.low_rank, budget, record)
+            spans = zip((stack.path for stack in stacks), frames.spans(), strict=True)
+            return Recording(parts=dict(spans), scale=scale, found=found)
+
+    def denoise(
+        self,
+        paths: StackPaths,
+        budget: Budget,
+        record: StackRecord,
+        recording: Recording | None = None,
+    ) -> None:
         """Read, adapt, denoise and write one stack, noting in `record` what was done.
 
-        Raises StackError with what is wrong and what to do; then nothing was written.
+        As a part of a recording where one is given. Raises StackError with what is wrong and what
+        to do; then nothing was written.
         """
-        name = paths.source.name
+        with self._failures_named(str(paths.source)):
+            self._denoise(paths, budget, record, recording)
+
+    @contextmanager
+    def _failures_named(self, file: str) -> Iterator[None]:
+        """Turn whatever goes wrong inside into a StackError about a file."""
+        name = Path(file).name
         try:
-            self._denoise(paths, budget, record)
+            yield
         except StackError:
             raise
         except (AdaptError, InferenceError, LowRankError) as error:
@@ -86,12 +142,20 @@ class Denoiser:
                 f"program: please report it with the log"
             ) from error
 
-    def _denoise(self, paths: StackPaths, budget: Budget, record: StackRecord) -> None:
-        if paths.problem is not None:
-            raise StackError(paths.problem)
+    def _scale(self, frames: np.ndarray | Sequence[np.ndarray]) -> IntensityScale:
+        percentiles = self.method.normalise
+        return fit_scale(frames, percentiles.low_percentile, percentiles.high_percentile)
+
+    def _denoise(
+        self,
+        paths: StackPaths,
+        budget: Budget,
+        record: StackRecord,
+        recording: Recording | None,
+    ) -> None:
         reset_peak(self.device)
         with record.timed("read"):
-            stack = read_stack(paths.source)
+            stack = _read(paths)
             record.input_sha256 = file_sum(paths.source)
         record.shape, record.dtype = stack.shape, str(stack.dtype)
         record.voxels_replaced = stack.num_replaced
@@ -100,9 +164,14 @@ class Denoiser:
             logger.warning(
                 "  %d voxels are NaN or infinite: replaced by the median", stack.num_replaced
             )
+        if recording and paths.source not in recording.parts:
+            raise StackError(
+                f"{paths.source.name}: it could not be read with the other parts of its recording; "
+                "run the job again"
+            )
         with record.timed("normalise"):
-            percentiles = self.method.normalise
-            scale = fit_scale(stack.frames, percentiles.low_percentile, percentiles.high_percentile)
+            scale = recording.scale if recording else self._scale(stack.frames)
+        percentiles = self.method.normalise
         record.percentiles = {
             f"p{percentiles.low_percentile:g}": scale.offset,
             f"p{percentiles.high_percentile:g}": scale.offset + scale.gain,
@@ -113,14 +182,19 @@ class Denoiser:
                 logger.warning("  every voxel has the same value: written unchanged")
                 for start in range(0, len(stack.frames), CONSTANT_BLOCK):
                     result.append(stack.frames[start : start + CONSTANT_BLOCK].astype(np.float64))
+            elif recording and recording.found:
+                part = recording.parts[paths.source]
+                _write_all(recording.found.render(part), "render", result, record)
             elif self.method.low_rank:
-                self._low_rank(result, stack, self.method.low_rank, budget, record)
+                found = self._factors(stack.frames, self.method.low_rank, budget, record)
+                _write_all(found.render(), "render", result, record)
             else:
                 self._adapt_and_infer(result, stack, scale, budget, record, paths.target)
         with record.timed("write"):
             record.result_sha256 = file_sum(paths.target)
         record.status = "unchanged" if scale.is_constant else "denoised"
         record.result = str(paths.target)
+        record.together = recording.files if recording else None
         record.peak_host_bytes, record.peak_device_bytes = peak_bytes(self.device)
 
     def _as_written(self, stack: Stack, scale: IntensityScale) -> Stack:
@@ -129,18 +203,18 @@ class Denoiser:
             return stack
         return replace(stack, dtype=np.dtype(np.uint16))
 
-    def _low_rank(
+    def _factors(
         self,
-        result: ResultWriter,
-        stack: Stack,
+        frames: np.ndarray | JoinedFrames,
         config: LowRankConfig,
         budget: Budget,
         record: StackRecord,
-    ) -> None:
+    ) -> LowRank:
+        """The factors of a recording [T,H,W], their images denoised where there is a network."""
         has_network = self.checkpoint is not None
         with record.timed("decompose"):
             found = LowRank(
-                stack.frames, config, self.seed, keeps_noisy_images=has_network, budget=budget
+                frames, config, self.seed, keeps_noisy_images=has_network, budget=budget
             )
         logger.info(
             "  %d components in %d blocks, spatial scale %g",
@@ -153,7 +227,7 @@ class Denoiser:
             net = place(load_network(self.checkpoint), self.device).eval()
             with record.timed("denoise images"):
                 record.mean_share = found.denoise_images(partial(denoised_images, net, self.device))
-        _write_all(found.render(), "render", result, record)
+        return found
 
     def _adapt_and_infer(
         self,
@@ -246,6 +320,12 @@ class Denoiser:
                 clock_text(plan.inference_seconds), clock_text(budget.remaining()),
             )  # fmt: skip
         return plan
+
+
+def _read(paths: StackPaths) -> Stack:
+    if paths.problem is not None:
+        raise StackError(paths.problem)
+    return read_stack(paths.source)
 
 
 def _write_all(

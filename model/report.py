@@ -29,6 +29,7 @@ class StackRecord:
     input_sha256: str | None = None
     result_sha256: str | None = None
     is_from_before: bool = False  # an earlier job made the result, with the same settings
+    together: list[str] | None = None  # the files that were taken for parts of one recording
     time_limit: float | None = None  # of the job that made the result, in seconds
     shape: tuple[int, ...] | None = None
     dtype: str | None = None

@@ -184,6 +184,14 @@ def test_the_mean_of_a_flat_scene_is_taken_from_the_denoiser() -> None:
     assert np.concatenate(list(found.render())).mean(0).std() < 2.0  # 100 / sqrt(200) before
 
 
+def test_a_denoiser_that_darkens_everything_changes_no_brightness() -> None:
+    frames = noisy(cells())
+    found = LowRank(frames, CONFIG, keeps_noisy_images=True)
+    found.denoise_images(lambda images: 0.9 * images)
+    result = np.concatenate(list(found.render()))
+    assert result.mean() == pytest.approx(frames.mean(), rel=5e-4)
+
+
 def test_a_denoiser_that_blurs_what_is_there_is_not_believed() -> None:
     """A scene where every pixel differs from its neighbours."""
     scene = np.random.default_rng(2).uniform(100, 900, (40, 36))
