@@ -20,12 +20,14 @@ from lab.events import compare_activity
 from lab.metrics import mean_bias, stsnr, whiteness
 from lab.noise import LEVELS, noisy_recording
 from lab.pure_noise import Flatness
-from lab.simulate import draw_config, simulate
+from lab.simulate import SimulationConfig, draw_config, simulate
 from model.stack_io import read_stack
 
 SHAPE = (200, 128, 128)  # of a movie that is played three times
 NUM_PLAYS = 3
-NUM_MOVIES = 2
+DRIFTING = (600, 128, 128)
+FRAME_RATE = 30.0  # Hz
+MOVIES = (0, 3)  # seeds; in both a good many cells fire
 END_FRAMES = 32
 SCENE = (600, 96, 96), 211  # shape and counts of a scene in which nothing happens
 TIME_PERIODS = (16, 32)  # frames from window to window, and a window's length
@@ -115,11 +117,16 @@ def end_losses(clean: np.ndarray, result: np.ndarray) -> tuple[float, float]:
 # ---- Checks -----------------------------------------------------------------------------------
 
 
+def _at_rest(rng: np.random.Generator, shape: tuple[int, int, int]) -> SimulationConfig:
+    """A random recording of a brain that keeps still, at the usual frame rate; nothing bleaches."""
+    config = draw_config(rng, shape)
+    return replace(config, motion_pixels=0.0, bleached_fraction=0.0, frame_rate=FRAME_RATE)
+
+
 def movie(number: int) -> np.ndarray:
     """A clean movie [T,H,W] that is played three times, of a brain that keeps still."""
     rng = np.random.default_rng([7, number])
-    config = replace(draw_config(rng, SHAPE), motion_pixels=0.0, bleached_fraction=0.0)
-    return np.concatenate([simulate(config, rng).numpy()] * NUM_PLAYS)
+    return np.concatenate([simulate(_at_rest(rng, SHAPE), rng).numpy()] * NUM_PLAYS)
 
 
 def _movie_checks(number: int, level: int, denoise: Denoise) -> Iterator[Check]:
@@ -142,6 +149,19 @@ def _movie_checks(number: int, level: int, denoise: Denoise) -> Iterator[Check]:
     if level == 1:
         bias = compare_activity(clean, result).height_bias
         yield _below(named("height of all events"), 100 * bias, MAX_AMPLITUDE_PERCENT, " %")
+
+
+def _drift_checks(level: int, denoise: Denoise) -> Iterator[Check]:
+    """A baseline that bleaches and wanders is not noise, and must come out as it went in."""
+    rng = np.random.default_rng(8)
+    config = replace(_at_rest(rng, DRIFTING), bleached_fraction=0.3, bleaching_seconds=10.0)
+    clean = simulate(replace(config, drift=0.03, drift_seconds=3.0), rng).numpy()
+    result = denoise(noisy_recording(clean, level, seed=9))
+    named = partial("drifting baseline, level {}: {}".format, level)
+    tenth = len(clean) // 10
+    for name, part in (("first", slice(tenth)), ("last", slice(-tenth, None))):
+        bias = 100 * mean_bias(clean[part], result[part])
+        yield _below(named(f"mean of the {name} tenth"), bias, MAX_BIAS_PERCENT, " %")
 
 
 def _scene_checks(level: int, denoise: Denoise) -> Iterator[Check]:
@@ -170,5 +190,6 @@ def checks(flags: Sequence[str], folder: Path, levels: Sequence[int]) -> Iterato
 
     for level in levels:
         yield from _scene_checks(level, denoise)
-        for number in range(NUM_MOVIES):
+        yield from _drift_checks(level, denoise)
+        for number in MOVIES:
             yield from _movie_checks(number, level, denoise)
