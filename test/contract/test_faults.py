@@ -3,7 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from lab import faults
 from lab.faults import FAULTS, Bench, Fault, NotTriedError
@@ -62,3 +64,34 @@ def test_a_result_that_differs_is_noticed(bench: Bench, monkeypatch: pytest.Monk
     found = bench.try_fault(fault)
     assert "exit code 0, not 1" in found
     assert "a.tif not as undisturbed" in found
+
+
+def test_nothing_is_written_outside_the_output_folder(tmp_path: Path) -> None:
+    """Links that lead out of the input are read, and what they lead to stays as it is."""
+    frames = np.random.default_rng(0).poisson(300, (20, 24, 24)).astype(np.uint16)
+    elsewhere, source = tmp_path / "elsewhere", tmp_path / "in"
+    for folder in (elsewhere / "deep", source):
+        folder.mkdir(parents=True)
+        tifffile.imwrite(folder / "a.tif", frames, photometric="minisblack")
+    (source / "absolute.tif").symlink_to((elsewhere / "deep" / "a.tif").resolve())
+    (source / "folder").symlink_to((elsewhere / "deep").resolve())
+    (source / "..up.tif").symlink_to("../elsewhere/deep/a.tif")
+    # in the place of a result, a link to something precious
+    (tmp_path / "out").mkdir()
+    (elsewhere / "precious.txt").write_text("precious")
+    (tmp_path / "out" / "a.tif").symlink_to((elsewhere / "precious.txt").resolve())
+
+    def snapshot() -> dict[Path, bytes]:
+        folders = (elsewhere, source)
+        return {p: p.read_bytes() for f in folders for p in f.rglob("*") if p.is_file()}
+
+    before = snapshot()
+    ended = Bench._start(source, tmp_path / "out", ("--method", "lowrank"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert snapshot() == before
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.iterdir()} == {"elsewhere", "in", "out"}
+    results = sorted(
+        str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.tif")
+    )
+    assert results == ["a.tif", "absolute.tif", "folder/a.tif"]
+    assert not (tmp_path / "out" / "a.tif").is_symlink()
