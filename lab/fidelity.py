@@ -26,7 +26,7 @@ from model.stack_io import read_stack
 SHAPE = (200, 128, 128)  # of a movie that is played three times
 NUM_PLAYS = 3
 DRIFTING = (600, 128, 128)
-FRAME_RATE = 30.0  # Hz
+FRAME_RATE = 30.0  # Hz, as most recordings have
 MOVIES = (0, 3)  # seeds; in both a good many cells fire
 END_FRAMES = 32
 SCENE = (600, 96, 96), 211  # shape and counts of a scene in which nothing happens
@@ -117,20 +117,24 @@ def end_losses(clean: np.ndarray, result: np.ndarray) -> tuple[float, float]:
 # ---- Checks -----------------------------------------------------------------------------------
 
 
-def _at_rest(rng: np.random.Generator, shape: tuple[int, int, int]) -> SimulationConfig:
-    """A random recording of a brain that keeps still, at the usual frame rate; nothing bleaches."""
+def _at_rest(
+    rng: np.random.Generator, shape: tuple[int, int, int], frame_rate: float
+) -> SimulationConfig:
+    """A random recording of a brain that keeps still; nothing bleaches."""
     config = draw_config(rng, shape)
-    return replace(config, motion_pixels=0.0, bleached_fraction=0.0, frame_rate=FRAME_RATE)
+    return replace(config, motion_pixels=0.0, bleached_fraction=0.0, frame_rate=frame_rate)
 
 
-def movie(number: int) -> np.ndarray:
+def movie(number: int, frame_rate: float = FRAME_RATE) -> np.ndarray:
     """A clean movie [T,H,W] that is played three times, of a brain that keeps still."""
     rng = np.random.default_rng([7, number])
-    return np.concatenate([simulate(_at_rest(rng, SHAPE), rng).numpy()] * NUM_PLAYS)
+    return np.concatenate([simulate(_at_rest(rng, SHAPE, frame_rate), rng).numpy()] * NUM_PLAYS)
 
 
-def _movie_checks(number: int, level: int, denoise: Denoise) -> Iterator[Check]:
-    clean = movie(number)
+def _movie_checks(
+    number: int, level: int, denoise: Denoise, frame_rate: float = FRAME_RATE
+) -> Iterator[Check]:
+    clean = movie(number, frame_rate)
     noisy = noisy_recording(clean, level, seed=number)
     result = denoise(noisy).astype(np.float32)
     named = partial("movie {}, level {}: {}".format, number, level)
@@ -151,10 +155,12 @@ def _movie_checks(number: int, level: int, denoise: Denoise) -> Iterator[Check]:
         yield _below(named("height of all events"), 100 * bias, MAX_AMPLITUDE_PERCENT, " %")
 
 
-def _drift_checks(level: int, denoise: Denoise) -> Iterator[Check]:
+def _drift_checks(level: int, denoise: Denoise, frame_rate: float) -> Iterator[Check]:
     """A baseline that bleaches and wanders is not noise, and must come out as it went in."""
     rng = np.random.default_rng(8)
-    config = replace(_at_rest(rng, DRIFTING), bleached_fraction=0.3, bleaching_seconds=10.0)
+    config = replace(
+        _at_rest(rng, DRIFTING, frame_rate), bleached_fraction=0.3, bleaching_seconds=10.0
+    )
     clean = simulate(replace(config, drift=0.03, drift_seconds=3.0), rng).numpy()
     result = denoise(noisy_recording(clean, level, seed=9))
     named = partial("drifting baseline, level {}: {}".format, level)
@@ -179,7 +185,9 @@ def _scene_checks(level: int, denoise: Denoise) -> Iterator[Check]:
     yield _below(named("mean"), flat.bias_percent, MAX_BIAS_PERCENT, " %")
 
 
-def checks(flags: Sequence[str], folder: Path, levels: Sequence[int]) -> Iterator[Check]:
+def checks(
+    flags: Sequence[str], folder: Path, levels: Sequence[int], frame_rate: float = FRAME_RATE
+) -> Iterator[Check]:
     """Every check of what process.py makes with these flags; files go into the folder."""
 
     def denoise(noisy: np.ndarray) -> np.ndarray:
@@ -190,6 +198,6 @@ def checks(flags: Sequence[str], folder: Path, levels: Sequence[int]) -> Iterato
 
     for level in levels:
         yield from _scene_checks(level, denoise)
-        yield from _drift_checks(level, denoise)
+        yield from _drift_checks(level, denoise, frame_rate)
         for number in MOVIES:
-            yield from _movie_checks(number, level, denoise)
+            yield from _movie_checks(number, level, denoise, frame_rate)

@@ -61,7 +61,7 @@ def _fuzz(args: argparse.Namespace) -> Iterator[Check]:
 
 def _fidelity(args: argparse.Namespace) -> Iterator[Check]:
     with TemporaryDirectory() as folder:
-        yield from fidelity.checks(args.flags, Path(folder), args.levels)
+        yield from fidelity.checks(args.flags, Path(folder), args.levels, args.frame_rate)
 
 
 def _load(args: argparse.Namespace) -> Iterator[Check]:
@@ -86,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.trust", description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--levels", type=int, nargs="+", default=list(LEVELS), choices=LEVELS)
+    parser.add_argument("--frame-rate", type=float, default=fidelity.FRAME_RATE, help="in Hz")
     parser.add_argument("--files", type=int, default=20_000, help="to damage")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--out", type=Path, help="a CSV file for the table")
