@@ -696,6 +696,7 @@ def test_the_record_tells_all_that_was_promised_of_the_job(
         "seed": 1,
         "keep_brightness": False,
         "stretch_16bit": False,
+        "normalise_together": False,
     }
     assert record == {
         "method": "restormer3d",
@@ -728,6 +729,7 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
         "method": "restormer3d",
         "status": "denoised",
         "error": None,
+        "together": None,
         "result": str(outcome.output / "b.tif"),
         "is_from_before": False,
         "time_limit": None,
@@ -788,6 +790,10 @@ VARIABLES = {  # and where the record shows that it was heeded
     "DENOISE_DEVICE": ("cpu", lambda record: record["device"][:3].lower()),
     "DENOISE_SEED": ("7", lambda record: str(record["seed"])),
     "DENOISE_PRECISION": ("fp32", lambda record: record["stacks"][0]["precision"]),
+    "DENOISE_NORMALISE_TOGETHER": (
+        "yes",
+        lambda record: "yes" if record["settings"]["normalise_together"] else "no",
+    ),
 }
 
 
