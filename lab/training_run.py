@@ -63,7 +63,10 @@ class Curve:
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in self.rows)
         temporary.replace(self.path)
-        curve_figure(self.rows, self.path.with_suffix(".png"))
+        try:
+            curve_figure(self.rows, self.path.with_suffix(".png"))
+        except ModuleNotFoundError as error:  # no reason to lose hours of training
+            logger.warning("no picture of the curve: %s; ./test.sh installs what it needs", error)
 
 
 # ---- A run ------------------------------------------------------------------------------------

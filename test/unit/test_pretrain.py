@@ -20,6 +20,7 @@ from lab.recipes import RECIPES, Recipe
 from lab.recordings import Ask, Example
 from lab.resume import load_run
 from lab.trainer import MAX_BAD_STEPS, Trainer, TrainError, example_loss, masked_input
+from lab.training_run import COLUMNS, Curve
 from lab.validation import ValidationSet
 from model.architectures import ARCHITECTURES
 from model.architectures.restormer3d import Restormer3DConfig
@@ -419,3 +420,13 @@ def test_data_of_the_wrong_kind_is_refused(
 
 def _ask(patch: tuple[int, int, int]) -> Ask:
     return Ask(patch=patch, target_draws=0, median=False)
+
+
+def test_without_what_draws_pictures_the_curve_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as where it is not installed
+    row = dict.fromkeys(COLUMNS, 1.0)
+    Curve(tmp_path / "curve.csv", [row]).write()
+    assert (tmp_path / "curve.csv").read_text().startswith("step,loss")
+    assert "no picture of the curve" in caplog.text
