@@ -18,7 +18,7 @@ from lab.cases import write_recording
 from lab.contenders import run_program
 from lab.events import compare_activity
 from lab.metrics import mean_bias, stsnr, whiteness
-from lab.noise import LEVELS, noisy_recording
+from lab.noise import noise_deviation, noisy_recording
 from lab.pure_noise import Flatness
 from lab.simulate import SimulationConfig, draw_config, simulate
 from model.stack_io import read_stack
@@ -175,8 +175,7 @@ def _scene_checks(level: int, denoise: Denoise) -> Iterator[Check]:
     """Nothing may happen, and the mean image may hold no more than its own noise."""
     shape, counts = SCENE
     noisy = noisy_recording(np.full(shape, counts, np.int16), level, seed=3)
-    gain, read_deviation = LEVELS[level]
-    noise = float(np.hypot(np.sqrt(counts * gain), read_deviation))
+    noise = noise_deviation(counts, level)
     flat = Flatness.of(denoise(noisy), float(counts), noise)
     named = partial("constant scene, level {}: {}".format, level)
     left = 100 * noise / counts / np.sqrt(len(noisy))

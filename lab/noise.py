@@ -27,6 +27,12 @@ def add_noise(
     return noisy.astype(np.float32)
 
 
+def noise_deviation(counts: float, level: int) -> float:
+    """Of a voxel in which so many counts are expected, at one of the challenge's levels."""
+    gain, read_deviation = LEVELS[level]
+    return math.hypot(math.sqrt(counts * gain), read_deviation)
+
+
 def noisy_recording(clean: np.ndarray, level: int, seed: int) -> np.ndarray:
     """The int16 recording a challenge-like detector gives of a clean movie [T,H,W]."""
     rng = np.random.default_rng(seed)

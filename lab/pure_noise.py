@@ -22,7 +22,7 @@ from lab.cases import brightest, write_recording
 from lab.contenders import PROGRAM, ContenderError, run_program
 from lab.events import active_places, find_events, place_traces, rises
 from lab.floors import FLOORS
-from lab.noise import LEVELS, noisy_recording
+from lab.noise import LEVELS, noise_deviation, noisy_recording
 from model.config import RunConfig, UsageError
 from model.stack_io import read_stack
 
@@ -90,9 +90,8 @@ def measure_level(
     program: Path = PROGRAM,
 ) -> dict[str, Flatness]:
     """The floors and the program on a constant scene [T,H,W]; files go into the folder."""
-    gain, read_deviation = LEVELS[level]
     truth = float(scene[0, 0, 0])
-    noise = math.hypot(math.sqrt(truth * gain), read_deviation)
+    noise = noise_deviation(truth, level)
     noisy = noisy_recording(scene, level, seed)
     source, target = folder / f"noisy_{level}.tif", folder / f"denoised_{level}.tif"
     write_recording(source, noisy)
