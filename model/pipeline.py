@@ -42,14 +42,15 @@ CONSTANT_BLOCK = 64  # frames at a time when a constant stack is copied
 class Recording:
     """What is found once of a recording in several files."""
 
-    parts: dict[Path, slice]  # where each file's frames lie
+    stacks: dict[Path, Stack]  # of the files that could be read, in order
+    spans: dict[Path, slice]  # where each one's frames lie
     scale: IntensityScale
     found: LowRank | None  # the factors of all frames, their images denoised
 
     @property
     def files(self) -> list[str]:
         """Their paths, in order."""
-        return [str(path) for path in self.parts]
+        return [str(path) for path in self.stacks]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +102,13 @@ class Denoiser:
             found = None
             if self.method.low_rank and not scale.is_constant:
                 found = self._factors(frames, self.method.low_rank, budget, record)
-            spans = zip((stack.path for stack in stacks), frames.spans(), strict=True)
-            return Recording(parts=dict(spans), scale=scale, found=found)
+            sources = [stack.path for stack in stacks]
+            return Recording(
+                stacks=dict(zip(sources, stacks, strict=True)),
+                spans=dict(zip(sources, frames.spans(), strict=True)),
+                scale=scale,
+                found=found,
+            )
 
     def denoise(
         self,
@@ -155,7 +161,8 @@ class Denoiser:
     ) -> None:
         reset_peak(self.device)
         with record.timed("read"):
-            stack = _read(paths)
+            known = recording.stacks.get(paths.source) if recording else None
+            stack = known or _read(paths)
             record.input_sha256 = file_sum(paths.source)
         record.shape, record.dtype = stack.shape, str(stack.dtype)
         record.voxels_replaced = stack.num_replaced
@@ -164,7 +171,7 @@ class Denoiser:
             logger.warning(
                 "  %d voxels are NaN or infinite: replaced by the median", stack.num_replaced
             )
-        if recording and paths.source not in recording.parts:
+        if recording and not known:
             raise StackError(
                 f"{paths.source.name}: it could not be read with the other parts of its recording; "
                 "run the job again"
@@ -183,8 +190,8 @@ class Denoiser:
                 for start in range(0, len(stack.frames), CONSTANT_BLOCK):
                     result.append(stack.frames[start : start + CONSTANT_BLOCK].astype(np.float64))
             elif recording and recording.found:
-                part = recording.parts[paths.source]
-                _write_all(recording.found.render(part), "render", result, record)
+                span = recording.spans[paths.source]
+                _write_all(recording.found.render(span), "render", result, record)
             elif self.method.low_rank:
                 found = self._factors(stack.frames, self.method.low_rank, budget, record)
                 _write_all(found.render(), "render", result, record)
