@@ -34,7 +34,7 @@ from model.budget import Budget
 from model.checkpoint import load_network, read_checkpoint
 from model.config import METHODS, Method
 from model.device import pick_device, place
-from model.inference import WindowGrid, denoised_images, infer
+from model.inference import WindowGrid, denoised_courses, denoised_images, infer
 from model.job import SHIPPED_WEIGHTS
 from model.lowrank import LowRank
 from model.memory import peak_resident_bytes
@@ -121,12 +121,16 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
     lap("read")
     if name and (low_rank := METHODS[name].low_rank):
         has_network = METHODS[name].checkpoint != "never"
-        found = LowRank(stack.frames, low_rank, keeps_noisy_images=has_network)
-        lap("decompose")
-        if has_network:
+        found = LowRank(stack.frames, low_rank)
+        if not has_network:
+            found.find()
+            lap("decompose")
+        else:
             device = pick_device("cpu")
             path = SHIPPED_WEIGHTS / f"{name}.safetensors"
             pretrained = place(load_network(read_checkpoint(path, name)), device).eval()
+            found.find(partial(denoised_courses, pretrained, device))
+            lap("decompose")
             found.denoise_images(partial(denoised_images, pretrained, device))
             lap("denoise images")
         with open_result(target, stack) as result:

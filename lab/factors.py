@@ -1,10 +1,10 @@
-"""Images of the factors of simulated recordings, to learn to denoise them (`lowrank_unet`)."""
+"""Images and courses of simulated recordings' factors: what `lowrank_unet` learns from."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -14,30 +14,48 @@ from lab.noise import apply_detector, averaged, draw_detector
 from lab.recordings import Ask, Example, draw_orientation
 from lab.simulate import draw_config, simulate
 from model.config import METHODS
-from model.lowrank import LowRank
+from model.lowrank import (
+    Components,
+    Corner,
+    DenoiseCourses,
+    LowRank,
+    orthonormal_courses,
+    wiener,
+)
 
 NUM_FRAMES = (32, 75, 150, 300, 600, 1000, 1500)  # of a recording, one of these
 MAX_VOXELS = 2_500_000  # of a recording,
 MAX_SIDE = 96  # whose frames are at most so large
+SAMPLED_BLOCKS = 4  # on which the spatial blur is chosen: fewer than for a result
 TARGET_DRAWS = 64  # of the noise, that a target is the mean of
 # A recording costs seconds, so places in the batch share them: so many are at hand at a time, each
 # for so many numbers of its slot.
 TRACKS = 8
-NUMBERS_PER_RECORDING = 64
+NUMBERS_PER_RECORDING = 24
 
 
 @dataclass(frozen=True, kw_only=True)
 class FactorRecording:
-    """The images [K,h,w] of every block, and what they would be under other noise."""
+    """The images [K,h,w] of every block, its courses, and what they would be under other noise."""
 
     noisy: list[np.ndarray]
     target: list[np.ndarray]
+    courses: list[np.ndarray]  # [3,K,T]: noisy, a Wiener filter's answer, target
+
+    @cached_property
+    def all_courses(self) -> np.ndarray:
+        """Of all blocks: [3,N,T]."""
+        return np.concatenate(self.courses, axis=1)
 
     def draw(self, ask: Ask, rng: np.random.Generator) -> Example:
-        """The mean and some of the other images of a block, turned and mirrored, of either sign.
+        """Factors of either sign, as many as were asked for; zeros where there are fewer.
 
-        As many as were asked for; images of zeros where there are fewer.
+        Images [K,h,w], the mean first, of one block, turned and mirrored; or, where the plane has
+        one row, courses [K,1,T] of any.
         """
+        return self._draw_courses(ask, rng) if ask.patch[1] == 1 else self._draw_images(ask, rng)
+
+    def _draw_images(self, ask: Ask, rng: np.random.Generator) -> Example:
         block = int(rng.integers(len(self.noisy)))
         others = 1 + rng.permutation(len(self.noisy[block]) - 1)[: ask.patch[0] - 1]
         chosen = np.concatenate([[0], others])
@@ -55,25 +73,69 @@ class FactorRecording:
             noisy=drawn(self.noisy[block]), target=drawn(self.target[block]), median=None
         )
 
+    def _draw_courses(self, ask: Ask, rng: np.random.Generator) -> Example:
+        count, _, length = ask.patch
+        _, num_courses, num_frames = self.all_courses.shape
+        chosen = rng.permutation(num_courses)[:count]
+        first = int(rng.integers(max(0, num_frames - length) + 1))
+        drawn = self.all_courses[:, chosen, first : first + length]
+        drawn = drawn * rng.choice(np.array([-1, 1], np.float32), len(chosen))[:, None]
+        lacking = (0, count - len(chosen)), (0, length - drawn.shape[2])
+        drawn = np.pad(drawn, ((0, 0), (0, 0), lacking[1]), mode="symmetric")
+        drawn = np.pad(drawn, ((0, 0), lacking[0], (0, 0)))
+        values = torch.from_numpy(np.ascontiguousarray(drawn, np.float32))[:, :, None]
+        return Example(noisy=values[:2], target=values[2:], median=None)
 
-def images_along(found: LowRank, frames: np.ndarray) -> list[np.ndarray]:
-    """What a stack [T,H,W] has along the courses that were found: images [K,h,w] of every block."""
-    scaled = frames / found.background.deviation.astype(np.float32)
-    images = []
-    for corner, factors in found.factors.items():
+
+def as_guessed(courses: np.ndarray, guess: np.ndarray) -> np.ndarray:
+    """The Wiener filter's answer [T,K], where no network is at hand."""
+    del courses
+    return guess
+
+
+def factors_of(
+    found: LowRank, target: np.ndarray, denoise_courses: DenoiseCourses
+) -> FactorRecording:
+    """Factors of a recording that was measured, and what `target` [T,H,W] has in their place."""
+    still = found.motion.undone(target) if found.motion else target
+    scaled = still / found.background.deviation.astype(np.float32)
+    num_frames = len(target)
+
+    def of_block(
+        corner: Corner, block: np.ndarray, components: Components
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        guess = wiener(components.courses, found.config.spectrum_smoothing)
+        basis = orthonormal_courses(denoise_courses(components.courses, guess))
+        along = found.along(basis, block, corner)
         rows, columns = found.block_at(*corner)
-        block = scaled[:, found.rows.source_index[rows]][:, :, found.columns.source_index[columns]]
-        images.append(np.tensordot(factors.courses, block, axes=(0, 0)).astype(np.float32))
-    return images
+        truth = scaled[:, found.rows.source_index[rows]][:, :, found.columns.source_index[columns]]
+        change = (truth - truth.mean(0)).reshape(num_frames, -1) @ components.footprints.T
+        return (
+            along.footprints.reshape(-1, *block.shape[1:]),
+            np.tensordot(basis, truth, axes=(0, 0)).astype(np.float32),
+            np.stack([components.courses.T, guess.T, change.T]).astype(np.float32),
+        )
+
+    noisy, targets, courses = map(list, zip(*found.each_block(of_block), strict=True))
+    return FactorRecording(noisy=noisy, target=targets, courses=courses)
 
 
 class SimulatedFactors:
     """Recordings of random tissue, activity, length and detectors, decomposed."""
 
-    def __init__(self, method: str, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        method: str,
+        seed: int,
+        device: torch.device,
+        denoise_courses: DenoiseCourses = as_guessed,
+    ) -> None:
+        """Images are those along courses that `denoise_courses` makes."""
         config = METHODS[method].low_rank
         assert config is not None, f"{method} does not decompose"
-        self.config, self.seed, self.device = config, seed, device
+        # blocks that overlap less show as much tissue in less time
+        self.config = replace(config, sampled_blocks=SAMPLED_BLOCKS, overlaps=config.overlaps[-1:])
+        self.seed, self.device, self.denoise_courses = seed, device, denoise_courses
         self._open = lru_cache(maxsize=3 * TRACKS)(self._decomposed)
 
     def recording(self, slot: int, number: int) -> FactorRecording:
@@ -89,5 +151,4 @@ class SimulatedFactors:
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         noisy = apply_detector(detector, clean, generator).cpu().numpy()
         target = apply_detector(averaged(detector, TARGET_DRAWS), clean, generator).cpu().numpy()
-        found = LowRank(noisy, self.config, keeps_noisy_images=True)
-        return FactorRecording(noisy=images_along(found, noisy), target=images_along(found, target))
+        return factors_of(LowRank(noisy, self.config), target, self.denoise_courses)

@@ -139,7 +139,7 @@ def _acting_at(where: str, action: Action) -> Callable[[Injector], None]:
 STAGES = {
     "reading": "model.pipeline:read_stack",
     "measuring": "model.lowrank:measure_background",
-    "decomposing": "model.lowrank:LowRank._along",
+    "decomposing": "model.pipeline:denoised_courses",
     "denoising images": "model.pipeline:denoised_images",
     "writing": "model.result_writer:ResultWriter.append",
     "finishing the file": "os:fsync",
@@ -159,7 +159,7 @@ INJECTIONS: dict[str, Callable[[Injector], None]] = {
     "output folder gone": lambda run: run.at(STAGES["decomposing"], _lose_output),
     "loss not finite": lambda run: run.returns(STAGES["adapting"], _not_a_number),
     "network not finite": lambda run: run.returns(
-        "model.architectures.factor_unet:FactorUNet.forward", _not_a_number
+        "model.architectures.factor_net:FactorNet.forward", _not_a_number
     ),
     "clock that jumps": _jumping_clock,
 }  # fmt: skip

@@ -19,23 +19,26 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
+from torch import nn
 
-from lab.factors import SimulatedFactors
+from lab.factors import SimulatedFactors, as_guessed
 from lab.pairs import Pairs
-from lab.recipes import RECIPES, Objective, Precision, Recipe, Sides
+from lab.recipes import RECIPES, Loss, Objective, Precision, Recipe, Sides
 from lab.recordings import DataError, Folders, Simulator, Source
 from lab.resume import ResumeError
 from lab.trainer import Trainer, TrainError
 from lab.training_run import Run, StopRequest, plain
 from model.checkpoint import CheckpointError, load_network, read_checkpoint
 from model.config import METHODS
-from model.device import Device, DeviceError, pick_device
+from model.device import Device, DeviceError, pick_device, place
+from model.inference import denoised_courses
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--objective", choices=get_args(Objective))
     add("--target-draws", type=int)
     add("--learning-rate", type=float)
-    add("--loss", choices=("l1", "l2"), help="of pairs")
+    add("--loss", choices=get_args(Loss), help="of pairs")
     add("--precision", choices=get_args(Precision))
     add("--seed", type=int)
     return parser
@@ -120,7 +123,7 @@ def _simulated_share(args: argparse.Namespace) -> float:
 
 
 def _sources(
-    args: argparse.Namespace, recipe: Recipe, device: Device
+    args: argparse.Namespace, recipe: Recipe, device: Device, start: nn.Module | None
 ) -> list[tuple[Source, float]]:
     learns_from_pairs = recipe.objective == "pairs"
     if args.data if learns_from_pairs else args.pairs:
@@ -134,7 +137,10 @@ def _sources(
             raise DataError(
                 f"{args.method} learns from simulated recordings alone, without --pairs"
             )
-        return [(SimulatedFactors(args.method, recipe.seed, device.torch_device), 1.0)]
+        known = place(start, device).eval() if start else None
+        courses = partial(denoised_courses, known, device) if known else as_guessed
+        simulated_factors = SimulatedFactors(args.method, recipe.seed, device.torch_device, courses)
+        return [(simulated_factors, 1.0)]
     sources: list[tuple[Source, float]] = []
     if simulated > 0:
         simulator = Simulator(
@@ -179,12 +185,15 @@ def train(args: argparse.Namespace) -> int:
     stop.listen()
     device = _own_device(args.device)
     recipe = _recipe(args)
-    sources = _sources(args, recipe, device)
+    start = None
+    if args.start_from:
+        start = load_network(read_checkpoint(args.start_from, args.method))
+    sources = _sources(args, recipe, device, start)
     trainer = Trainer(args.method, recipe, sources, device, dict(args.network))
     if trainer.rank:
         logger.setLevel(logging.WARNING)
-    if args.start_from:
-        trainer.start_from(load_network(read_checkpoint(args.start_from, args.method)))
+    if start:
+        trainer.start_from(start)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     provenance = {
         "script": "lab/pretrain.py",

@@ -10,6 +10,7 @@ from model.config import MaskConfig
 
 Sides = tuple[int, int, int]  # [T,H,W]
 Precision = Literal["fp32", "bf16"]
+Loss = Literal["l1", "l2", "log"]
 Objective = Literal["noise2noise", "noise2void", "odd_even", "pairs"]
 
 
@@ -33,7 +34,9 @@ class Recipe:
     # the noise instead of its median, which lies lower.
     target_draws: int = 64
     hidden_weight: float = 0.25  # of the loss at the hidden voxels beside that at all (noise2noise)
-    loss: Literal["l1", "l2"] = "l2"  # of pairs; all others have their own
+    # Of pairs; all others have their own. log: of the mean squared error of each example, so that a
+    # decibel counts as much in the quietest of recordings as in the noisiest.
+    loss: Loss = "l2"
     mask: MaskConfig = field(default_factory=MaskConfig)
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-6
@@ -100,12 +103,15 @@ RECIPES: dict[str, Recipe] = {
         learning_rate=5e-5,
         weight_decay=0.0,
     ),
-    # A patch is the images of a block: the mean and up to eleven more (lab/factors.py).
+    # A patch is the images of a block: the mean and up to eleven more (lab/factors.py). In a plane
+    # of one row it is courses, for the other half of the network; those first, for the images are
+    # what is found along them (--start-from).
     "lowrank_unet": Recipe(
         curriculum=((20_000, (12, 24, 24)),),
         batch=16,
         warm_up=0,
         objective="pairs",
+        loss="log",
         learning_rate=2e-3,
     ),
     "niddl": _NIDDL,

@@ -28,6 +28,7 @@ from model.device import Device, fitting_batch, place
 from model.odd_even import odd_even_loss, odd_even_pair
 
 MAX_BAD_STEPS = 10  # losses in a row that are not finite
+LEAST_ERROR = 0.03  # added to a squared error before its logarithm, in variances of the noise
 
 
 class TrainError(RuntimeError):
@@ -106,7 +107,13 @@ class Trainer:
         self.net = place(self._fresh(), device)
         self.average = place(self._fresh(), device).requires_grad_(False)
         self.average.load_state_dict(self.net.state_dict())
-        self.module = DistributedDataParallel(self.net) if self.world > 1 else self.net
+        # images teach one half of a network for factors, courses the other
+        has_halves = METHODS[method].low_rank is not None
+        self.module = (
+            DistributedDataParallel(self.net, find_unused_parameters=has_halves)
+            if self.world > 1
+            else self.net
+        )
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -175,7 +182,8 @@ class Trainer:
             return len(examples) * odd_even_loss(self._predict(odd), even.to(target))
         if recipe.objective == "pairs":
             error = self._predict(noisy) - _stacked([e.target for e in examples]).to(target)
-            return per_example(error.abs() if recipe.loss == "l1" else error.square()).sum()
+            each = per_example(error.abs() if recipe.loss == "l1" else error.square())
+            return (each + LEAST_ERROR).log().sum() if recipe.loss == "log" else each.sum()
         masked, hidden = masked_input(examples, seeds, recipe)
         prediction = self._predict(masked)
         losses = [

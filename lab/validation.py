@@ -16,7 +16,7 @@ from lab.recordings import method_scale
 from lab.simulate import draw_config, simulate
 from model.config import METHODS
 from model.device import Device
-from model.inference import denoised_images
+from model.inference import denoised_courses, denoised_images
 from model.lowrank import LowRank
 from model.normalise import IntensityScale
 
@@ -44,16 +44,16 @@ class WindowCase:
 
 @dataclass(frozen=True, kw_only=True)
 class FactorCase:
-    """A whole recording, of whose factors a network denoises the images."""
+    """A whole recording, whose factors a network denoises."""
 
     level: int
     clean: np.ndarray  # [T,H,W] counts
     found: LowRank
 
     def score(self, net: nn.Module, device: Device) -> float:
-        """Of the recording; what was found stays as it is."""
+        """Of the recording; what was measured stays as it is."""
         found = copy(self.found)
-        found.factors = dict(self.found.factors)
+        found.find(partial(denoised_courses, net, device))
         found.denoise_images(partial(denoised_images, net, device))
         return stsnr(self.clean, np.concatenate(list(found.render()))).stsnr
 
@@ -70,7 +70,7 @@ class ValidationSet:
             for level in LEVELS:
                 noisy = noisy_recording(clean, level, seed=number)
                 if low_rank:
-                    found = LowRank(noisy, low_rank, keeps_noisy_images=True)
+                    found = LowRank(noisy, low_rank)
                     self.cases.append(FactorCase(level=level, clean=clean, found=found))
                     continue
                 self.cases.append(

@@ -80,6 +80,23 @@ class TileConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MotionConfig:
+    """Rigid shifts of a recording's frames; lengths in pixels."""
+
+    largest: int = 15  # shift that is looked for; an eighth of the side where that is less
+    least: float = 0.15  # root of the mean square, below which frames stay as they are
+    agreement: float = 0.7  # correlation of the shifts that two halves of the pixels tell of
+    tile: int = 16  # side of the squares that these halves are made of
+    blur: float = 1.0  # before derivatives
+    wide: float = 8.0  # what is so wide says little of where it is
+    steady_frames: float = 8.0  # over which a doubtful shift is averaged
+    doubt: float = 6.0  # deviations of the noise
+    least_strength: float = 0.3  # of a frame, over the mean's
+    least_side: int = 32  # of a frame; smaller ones are taken for still
+    memory_share: float = 0.4  # of what is left, that still frames may take
+
+
+@dataclass(frozen=True, kw_only=True)
 class LowRankConfig:
     """Denoising by the recording's own principal components; lengths in frames and pixels."""
 
@@ -92,6 +109,7 @@ class LowRankConfig:
     threshold_margin: float = 1.02  # over the greatest component of noise alone
     sampled_blocks: int = 12  # on which the spatial blur is chosen
     probe: float = 0.3  # of Stein's estimate, in deviations of the noise
+    motion: MotionConfig = field(default_factory=MotionConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +209,7 @@ METHODS: dict[str, Method] = {
     # Our own: the whole recording at once.
     "lowrank": Method(checkpoint="never", low_rank=LowRankConfig()),
     "lowrank_unet": Method(
-        network="factor_unet", checkpoint="required", low_rank=LowRankConfig(),
+        network="factor_net", checkpoint="required", low_rank=LowRankConfig(),
         training_bytes_per_voxel=6_000,
     ),
 }  # fmt: skip

@@ -223,15 +223,33 @@ def infer(
 
 
 @torch.inference_mode()
-def denoised_images(net: nn.Module, device: Device, images: np.ndarray) -> np.ndarray:
-    """What a network for the images of factors makes of one block's [K,h,w], float32.
-
-    Raises InferenceError where that is not finite.
-    """
-    denoised: Tensor = net(torch.from_numpy(images)[None, None].to(device.torch_device))[0, 0]
+def _denoised_factors(net: nn.Module, device: Device, noisy: np.ndarray) -> np.ndarray:
+    """What a network for factors makes of [C,K,h,w]: [K,h,w], float32."""
+    denoised: Tensor = net(torch.from_numpy(noisy)[None].to(device.torch_device))[0, 0]
     if not bool(torch.isfinite(denoised).all()):
         raise InferenceError(
             "the network gave values that are not finite; choose --method lowrank, which has no "
             "network, and report the stack"
         )
     return denoised.cpu().numpy()
+
+
+def denoised_images(net: nn.Module, device: Device, images: np.ndarray) -> np.ndarray:
+    """What a network for factors makes of one block's images [K,h,w], float32.
+
+    Raises InferenceError where that is not finite.
+    """
+    return _denoised_factors(net, device, images[None])
+
+
+def denoised_courses(
+    net: nn.Module, device: Device, courses: np.ndarray, guess: np.ndarray
+) -> np.ndarray:
+    """What it makes of one block's courses [T,K], given a Wiener filter's answer, float32.
+
+    Raises InferenceError where that is not finite.
+    """
+    if not courses.size:
+        return courses
+    noisy = np.stack([courses.T, guess.T]).astype(np.float32)[:, :, None]  # [2,K,1,T]
+    return _denoised_factors(net, device, noisy)[:, 0].T

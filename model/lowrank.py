@@ -1,16 +1,18 @@
-"""Denoises a recording by its own low-rank structure; without a network, or with one for images.
+"""Denoises a recording by its own low-rank structure; without a network, or with one for factors.
 
 Cells, dendrites and neuropil each have a place and a course in time; in a small block of tissue a
-handful of such products is all there is beside the noise. The recording is standardised by its own
-noise, each block's principal components above the noise are kept and shrunk, and their courses are
-filtered in time. Sees the whole recording at once, which no network with windows does.
-What is left of the noise is then in the images of the components and in the mean image: four fifths
-of the error. They can be handed, as the recording has them, to a network that knows tissue.
+handful of such products is all there is beside the noise. Frames are aligned where the brain moves,
+the recording is standardised by its own noise, each block's principal components above the noise
+are kept and shrunk, and their courses are filtered in time. Sees the whole recording at once, which
+no network with windows does.
+What is left of the noise is in the courses, and most of it in the images of the components and in
+the mean image. They can be handed, as the recording has them, to networks that know what cells do
+and what tissue looks like.
 After penalised matrix decomposition (Buchanan et al., bioRxiv 334706, 2018) in spirit; shrinkage
 as for spiked matrices (Gavish & Donoho, IEEE Trans. Inf. Theory 63:2137, 2017), Wiener filter from
 the smoothed periodogram, spatial scale by Monte-Carlo SURE (Ramani et al., IEEE TIP 17:1540, 2008).
 
-Streams: holds a band of rows and the factors of the blocks, never a second stack.
+Streams: holds a band of rows and the factors of the blocks, and aligned frames if it aligns them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +34,8 @@ from model.blending import accumulated_weight, hann_window
 from model.budget import Budget, plan_stack
 from model.config import LowRankConfig
 from model.frames import JoinedFrames
+from model.motion import measure_motion
+from model.parallel import in_parallel, workers
 from model.progress import Progress
 from model.tiling import AxisPlan, plan_axis
 
@@ -37,8 +43,15 @@ logger = logging.getLogger(__name__)
 
 MIN_FRAMES = 16  # fewer have neither a mean worth the name nor courses
 FRAMES_AT_A_TIME = 64
+TRUNCATE = 3.0  # deviations, where a Gaussian ends
 WITH_THE_REST = 3.0  # a block's time with reading, images and rendering, over its decomposition
+PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to be followed
 LEAST_COURSE = 0.03  # norm of a course, in deviations of the noise, below which there is none
+
+Corner = tuple[int, int]  # row and column of a block, in positions of the padded axes
+Made = TypeVar("Made")
+# Courses [T,K] in noise of variance 1, and what `wiener` makes of them, to what they are without.
+DenoiseCourses = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class LowRankError(RuntimeError):
@@ -72,6 +85,15 @@ def wiener(courses: np.ndarray, smoothing: float) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Components:
+    """What stands above the noise in a block, as it was found."""
+
+    courses: np.ndarray  # [T,K], with the noise of the block: white, of variance 1
+    footprints: np.ndarray  # [K,h*w] orthonormal
+    shrinkage: np.ndarray  # [K] of the courses, as little as noise has strengthened them
+
+
+@dataclass(frozen=True, kw_only=True)
 class Factors:
     """A block [T,h,w] as a product."""
 
@@ -79,23 +101,28 @@ class Factors:
     footprints: np.ndarray  # [K,h*w] float32
 
 
-def decompose(
-    block: np.ndarray, smoothed: np.ndarray, threshold: float, config: LowRankConfig
-) -> Factors:
-    """Factors of a standardised block [T,h,w].
+def decompose(block: np.ndarray, smoothed: np.ndarray, threshold: float) -> Components:
+    """Components of a standardised block [T,h,w].
 
-    Components are those of the smoothed block that stand above `threshold`, the greatest singular
-    value that noise alone would have; their courses come from the block as it is.
+    Those of the smoothed block that stand above `threshold`, the greatest singular value that noise
+    alone would have; their courses come from the block as it is.
     """
-    num_frames = len(block)
-    singular, vectors = principal_components(torch.from_numpy(smoothed.reshape(num_frames, -1)))
+    singular, vectors = principal_components(_flat(smoothed))
     kept = int((singular > threshold).sum())
-    footprints = vectors[:, :kept].numpy()  # [P,K]
+    footprints = vectors[:, :kept]  # [P,K]
     strength = singular[:kept].numpy()
-    shrunk = np.sqrt(1 - np.square(threshold / strength))
-    courses = wiener(block.reshape(num_frames, -1) @ footprints, config.spectrum_smoothing)
+    return Components(
+        courses=(_flat(block) @ footprints).numpy(),
+        footprints=footprints.T.numpy(),
+        shrinkage=np.sqrt(1 - np.square(threshold / strength)),
+    )
+
+
+def shrunk(found: Components, config: LowRankConfig) -> Factors:
+    """What no network is needed for: courses filtered, and shrunk."""
+    courses = wiener(found.courses, config.spectrum_smoothing) * found.shrinkage
     return Factors(
-        courses=(courses * shrunk).astype(np.float32), footprints=footprints.T.astype(np.float32)
+        courses=courses.astype(np.float32), footprints=found.footprints.astype(np.float32)
     )
 
 
@@ -113,7 +140,7 @@ def orthonormal_courses(courses: np.ndarray) -> np.ndarray:
 
 def _smooth(block: np.ndarray, space_sigma: float, config: LowRankConfig) -> np.ndarray:
     sigma = (config.time_sigma, space_sigma, space_sigma)
-    return ndimage.gaussian_filter(block, sigma, truncate=3.0)
+    return ndimage.gaussian_filter(block, sigma, truncate=TRUNCATE)
 
 
 def _noise_only(block: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -137,17 +164,12 @@ class LowRank:
         config: LowRankConfig,
         seed: int = 0,
         *,
-        keeps_noisy_images: bool = False,
         budget: Budget | None = None,
     ) -> None:
-        """Decompose a stack [T,H,W] of any real dtype; LowRankError where it is too short.
+        """Measure a stack [T,H,W] of any real dtype; LowRankError where it is too short.
 
-        Args:
-            budget: blocks overlap as far as fits into this time; it is passed where not even the
-                least overlap does.
-            keeps_noisy_images: keep what the recording itself has along orthonormal courses, the
-                constant one first, and render that: the mean, too, is then an image for
-                `denoise_images`. Their noise is white and of variance 1.
+        Blocks overlap as far as fits into the budget; it is passed where not even the least overlap
+        does.
         """
         if len(frames) < MIN_FRAMES:
             raise LowRankError(
@@ -159,16 +181,17 @@ class LowRank:
         self.overlap = config.overlaps[0]  # of neighbouring blocks
         self.rows, self.columns = self._axes(self.overlap)
         self.background = measure_background(frames)
-        self._keeps_noisy_images = keeps_noisy_images
-        self._offset: np.ndarray | float = (
-            0.0
-            if keeps_noisy_images
-            else blurred_mean(self.background, len(frames), config.mean_sigmas)
-        )
+        keep = partial(wiener, smoothing=config.spectrum_smoothing)
+        self.motion = measure_motion(frames, self.background, keep, config.motion)
+        if self.motion:
+            self.frames = self.motion.undone(frames)
+            self.background = measure_background(self.frames)
         self.space_sigma, self.threshold = self._choose()
         if budget and not math.isinf(budget.remaining()):
             self._fit_into(budget)
-        self.factors = self._decompose_all()
+        self.factors: dict[Corner, Factors] = {}
+        self._offset: np.ndarray | float = 0.0
+        self._has_mean_images = False
 
     def _axes(self, overlap: float) -> tuple[AxisPlan, AxisPlan]:
         """Where blocks lie along rows and columns."""
@@ -180,9 +203,12 @@ class LowRank:
     def _fit_into(self, budget: Budget) -> None:
         """Take the largest overlap for which time is left, by the seconds that one block takes."""
         block = self._standardised(*self.block_at(self.rows.starts[0], self.columns.starts[0]))
+        smoothed = _smooth(block, self.space_sigma, self.config)
+        copies = 2 * torch.get_num_threads()  # a block for every core, twice
         begin = time.perf_counter()
-        decompose(block, _smooth(block, self.space_sigma, self.config), self.threshold, self.config)
-        each = WITH_THE_REST * (time.perf_counter() - begin)
+        for _ in in_parallel(lambda _: decompose(block, smoothed, self.threshold), range(copies)):
+            pass
+        each = WITH_THE_REST * (time.perf_counter() - begin) / copies
 
         def count_blocks(overlap: float) -> int:
             rows, columns = self._axes(overlap)
@@ -215,6 +241,10 @@ class LowRank:
         config = self.config
         corners = [(row, column) for row in self.rows.starts for column in self.columns.starts]
         few = self._rng.permutation(len(corners))[: config.sampled_blocks]
+
+        def top(noise: np.ndarray, sigma: float) -> float:
+            return float(principal_components(_flat(_smooth(noise, sigma, config)))[0][0])
+
         blocks = [self._standardised(*self.block_at(*corners[i])) for i in few]
         noises = [_noise_only(block, self._rng) for block in blocks]
         probes = [
@@ -222,15 +252,10 @@ class LowRank:
         ]
         best, least = (config.space_sigmas[0], np.inf), np.inf
         for sigma in config.space_sigmas:
-            tops = [
-                float(principal_components(_flat(_smooth(n, sigma, config)))[0][0]) for n in noises
-            ]
-            threshold = config.threshold_margin * max(tops)
-            risks = [
-                self._risk(block, probe, sigma, threshold)
-                for block, probe in zip(blocks, probes, strict=True)
-            ]
-            risk = sum(risks) / len(risks)
+            greatest = max(in_parallel(partial(top, sigma=sigma), noises))
+            threshold = config.threshold_margin * greatest
+            risk_of = partial(self._risk, sigma=sigma, threshold=threshold)
+            risk = sum(in_parallel(risk_of, blocks, probes)) / len(blocks)
             logger.debug("  spatial scale %.1f: estimated risk %.5f", sigma, risk)
             if risk < least:
                 best, least = (sigma, threshold), risk
@@ -241,41 +266,84 @@ class LowRank:
 
         def estimate(noisy: np.ndarray) -> np.ndarray:
             smoothed = _smooth(noisy, sigma, self.config)
-            factors = decompose(noisy, smoothed, threshold, self.config)
+            factors = shrunk(decompose(noisy, smoothed, threshold), self.config)
             return (factors.courses @ factors.footprints).reshape(noisy.shape)
 
         denoised = estimate(block)
         divergence = (probe * (estimate(block + probe) - denoised)).mean() / self.config.probe**2
         return float(np.square(denoised - block).mean() + 2 * divergence)
 
-    def _decompose_all(self) -> dict[tuple[int, int], Factors]:
-        factors = {}
+    def each_block(self, work: Callable[[Corner, np.ndarray, Components], Made]) -> Iterator[Made]:
+        """What `work` makes of every block's corner, standardised values and components, in order.
+
+        On all cores at once.
+        """
+        with workers() as pool:
+            for row in self.rows.starts:
+                band = self._standardised(self.block_at(row, 0)[0], slice(None))
+                starts = range(0, band.shape[2], self.config.block)
+                parts = pool.map(partial(self._smoothed_part, band), starts)
+                smoothed = np.concatenate(list(parts), axis=2)
+                made = partial(self._made_of_block, work, band, smoothed, row)
+                yield from pool.map(made, self.columns.starts)
+
+    def _made_of_block(
+        self,
+        work: Callable[[Corner, np.ndarray, Components], Made],
+        band: np.ndarray,
+        smoothed: np.ndarray,
+        row: int,
+        column: int,
+    ) -> Made:
+        columns = self.block_at(row, column)[1]
+        block = np.ascontiguousarray(band[:, :, columns])
+        seen = np.ascontiguousarray(smoothed[:, :, columns])
+        return work((row, column), block, decompose(block, seen, self.threshold))
+
+    def _smoothed_part(self, band: np.ndarray, first: int) -> np.ndarray:
+        """A block's width of a smoothed band [T,h,W], from column `first` on."""
+        end = first + self.config.block
+        halo = math.ceil(TRUNCATE * self.space_sigma) + 1
+        left = min(first, halo)
+        part = _smooth(band[:, :, first - left : end + halo], self.space_sigma, self.config)
+        return part[:, :, left : left + min(end, band.shape[2]) - first]
+
+    def find(self, denoise_courses: DenoiseCourses | None = None) -> None:
+        """Find the factors of all blocks, which can be rendered then.
+
+        With `denoise_courses` the images are what the recording itself has along the courses, made
+        orthonormal, the constant one first: the mean is an image, too, and the noise in all of them
+        is white and of variance 1, for `denoise_images`.
+        """
+        self._has_mean_images = denoise_courses is not None
+        self._offset = (
+            0.0
+            if denoise_courses
+            else blurred_mean(self.background, len(self.frames), self.config.mean_sigmas)
+        )
+
+        def factors_of(
+            corner: Corner, block: np.ndarray, found: Components
+        ) -> tuple[Corner, Factors]:
+            if not denoise_courses:
+                return corner, shrunk(found, self.config)
+            guess = wiener(found.courses, self.config.spectrum_smoothing)
+            courses = orthonormal_courses(denoise_courses(found.courses, guess))
+            return corner, self.along(courses, block, corner)
+
+        self.factors = {}
         progress = Progress(
             "decomposing", self.rows.num_windows * self.columns.num_windows, "blocks"
         )
-        for row in self.rows.starts:
-            band = self._standardised(self.block_at(row, 0)[0], slice(None))
-            smoothed = _smooth(band, self.space_sigma, self.config)
-            for column in self.columns.starts:
-                columns = self.block_at(row, column)[1]
-                block = np.ascontiguousarray(band[:, :, columns])
-                found = decompose(
-                    block,
-                    np.ascontiguousarray(smoothed[:, :, columns]),
-                    self.threshold,
-                    self.config,
-                )
-                if self._keeps_noisy_images:
-                    found = self._along(orthonormal_courses(found.courses), block, row, column)
-                factors[row, column] = found
-                progress.update(len(factors))
-        return factors
+        for corner, factors in self.each_block(factors_of):
+            self.factors[corner] = factors
+            progress.update(len(self.factors))
 
-    def _along(self, courses: np.ndarray, block: np.ndarray, row: int, column: int) -> Factors:
+    def along(self, courses: np.ndarray, block: np.ndarray, corner: Corner) -> Factors:
         """What the recording has along orthonormal courses in a standardised block [T,h,w]."""
-        images = courses.T @ block.reshape(len(block), -1)
+        images = (torch.from_numpy(courses).T @ _flat(block)).numpy()
         # the block is without its mean
-        part = self._part(*self.block_at(row, column))
+        part = self._part(*self.block_at(*corner))
         mean = self.background.mean[part] / self.background.deviation[part]
         images[0] += np.sqrt(len(block)) * mean.ravel()
         return Factors(courses=courses, footprints=images.astype(np.float32))
@@ -289,29 +357,38 @@ class LowRank:
         independent of the courses: the estimate fails there.)
         """
         noisy = {corner: factors.footprints for corner, factors in self.factors.items()}
-        rng = np.random.default_rng(self._seed)
-        changed = followed = 0.0
-        progress = Progress("denoising", len(noisy), "blocks")
+        every = max(1, len(noisy) // PROBED_BLOCKS)
 
         def denoised(images: np.ndarray) -> np.ndarray:
             found = denoiser(images)
             found[0] += (images[0] - found[0]).mean()
             return found
 
-        for number, (corner, flat) in enumerate(noisy.items()):
+        def of_block(number: int, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            """What becomes of a block, and what tells of its mean: weight, change, divergence."""
             images = flat.reshape(-1, self.config.block, self.config.block)
             result = denoised(images)
-            changed += float(np.square(result[0] - images[0]).mean())
+            if number % every:
+                return result.reshape(flat.shape), np.zeros(3)
+            rng = np.random.default_rng([self._seed, number])
             signs = rng.choice(np.array([-1, 1], np.float32), images.shape[1:])
             moved = images.copy()
             moved[0] += self.config.probe * signs
             follows = signs * (denoised(moved)[0] - result[0]) / self.config.probe
-            followed += float(follows.mean())
+            change = np.square(result[0] - images[0]).mean()
+            return result.reshape(flat.shape), np.array([1.0, change, follows.mean()])
+
+        told = np.zeros(3)
+        progress = Progress("denoising", len(noisy), "blocks")
+        results = in_parallel(of_block, range(len(noisy)), noisy.values())
+        for number, (corner, (footprints, tells)) in enumerate(zip(noisy, results, strict=True)):
             courses = self.factors[corner].courses
-            self.factors[corner] = Factors(courses=courses, footprints=result.reshape(flat.shape))
+            self.factors[corner] = Factors(courses=courses, footprints=footprints)
+            told += tells
             progress.update(number + 1)
+        probed, changed, followed = told
         # Stein's estimate of the error is a parabola in the share, for noise of variance 1.
-        share = (len(noisy) - followed) / changed if changed > 0 else 1.0
+        share = (probed - followed) / changed if changed > 0 else 1.0
         share = min(1.0, max(0.0, share))
         for corner, flat in noisy.items():
             footprints = self.factors[corner].footprints
@@ -322,16 +399,21 @@ class LowRank:
     def num_components(self) -> int:
         """Over all blocks, without the mean."""
         kept = sum(len(factors.footprints) for factors in self.factors.values())
-        return kept - (len(self.factors) if self._keeps_noisy_images else 0)
+        return kept - (len(self.factors) if self._has_mean_images else 0)
 
     def render(self, frames: slice = slice(None)) -> Iterator[np.ndarray]:
         """Denoised frames [n,H,W] in raw units, in order; all, or a stretch."""
+        first, end, _ = frames.indices(len(self.frames))
+        blocks = self._render(first, end)
+        return self.motion.done(blocks, first) if self.motion else blocks
+
+    def _render(self, first: int, end: int) -> Iterator[np.ndarray]:
+        """As they would be had nothing moved."""
         size = self.config.block
         window = hann_window(size)
         frame_weight = np.outer(_weight(window, self.rows), _weight(window, self.columns))
         weight = np.outer(window, window).ravel()  # [h*w]
         height, width = self.frames.shape[1:]
-        first, end, _ = frames.indices(len(self.frames))
         for start in range(first, end, FRAMES_AT_A_TIME):
             part = slice(start, min(start + FRAMES_AT_A_TIME, end))
             blend = np.zeros((part.stop - part.start, *frame_weight.shape), np.float32)

@@ -21,7 +21,14 @@ from model.checkpoint import Checkpoint, load_network
 from model.config import LowRankConfig, Method, Precision, Stage
 from model.device import Device, fitting_batch, is_out_of_memory, peak_bytes, place, reset_peak
 from model.frames import JoinedFrames
-from model.inference import InferenceError, WindowGrid, denoised_images, infer, seconds_per_window
+from model.inference import (
+    InferenceError,
+    WindowGrid,
+    denoised_courses,
+    denoised_images,
+    infer,
+    seconds_per_window,
+)
 from model.lowrank import LowRank, LowRankError
 from model.normalise import IntensityScale, fit_scale
 from model.progress import clock_text
@@ -217,12 +224,14 @@ class Denoiser:
         budget: Budget,
         record: StackRecord,
     ) -> LowRank:
-        """The factors of a recording [T,H,W], their images denoised where there is a network."""
-        has_network = self.checkpoint is not None
+        """The factors of a recording [T,H,W], denoised where there is a network."""
+        net = place(load_network(self.checkpoint), self.device).eval() if self.checkpoint else None
         with record.timed("decompose"):
-            found = LowRank(
-                frames, config, self.seed, keeps_noisy_images=has_network, budget=budget
-            )
+            found = LowRank(frames, config, self.seed, budget=budget)
+            found.find(partial(denoised_courses, net, self.device) if net else None)
+        if found.motion:
+            record.motion = found.motion.deviation
+            logger.info("  frames are %.2f pixels off their mean place: aligned", record.motion)
         logger.info(
             "  %d components in %d blocks, spatial scale %g",
             found.num_components, len(found.factors), found.space_sigma,
@@ -230,8 +239,7 @@ class Denoiser:
         record.overlap = found.overlap
         if found.overlap != config.overlaps[0]:
             record.shortened.append(f"overlap {config.overlaps[0]} lowered to {found.overlap}")
-        if self.checkpoint:
-            net = place(load_network(self.checkpoint), self.device).eval()
+        if net:
             with record.timed("denoise images"):
                 record.mean_share = found.denoise_images(partial(denoised_images, net, self.device))
         return found

@@ -48,6 +48,7 @@ class StackRecord:
     overlap: float | None = None
     windows: int | None = None
     precision: str | None = None  # of inference
+    motion: float | None = None  # of the frames, in pixels; None: they were taken for still
     mean_share: float | None = None  # of what the network would change in the mean image, taken
     stretched_from: tuple[float, float] | None = None  # what 0 and 65535 stand for, if asked for
     shortened: list[str] = field(default_factory=list)  # what the time limit took away

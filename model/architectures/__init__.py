@@ -2,7 +2,7 @@
 
 Every network maps [B,1,T,H,W] to the same shape for sides that are multiples of `net.stride`,
 carries its sizes as `net.config`, and knows nothing of normalisation, padding, devices or masks.
-For factor_unet T counts images of factors instead of frames.
+For factor_net T counts factors instead of frames, and courses are images of one row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from model.architectures.dvt_unet3d import DvtUNet3D, DvtUNet3DConfig
-from model.architectures.factor_unet import FactorUNet, FactorUNetConfig
+from model.architectures.factor_net import FactorNet, FactorNetConfig
 from model.architectures.niddl import Niddl, NiddlConfig
 from model.architectures.restormer3d import Restormer3D, Restormer3DConfig
 from model.architectures.unet3d import UNet3D, UNet3DConfig, rename_keys
@@ -37,7 +37,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "unet3d": Architecture(UNet3D, UNet3DConfig, rename_keys),
     "unet_att": Architecture(UNetAtt, UNetAttConfig),
     "niddl": Architecture(Niddl, NiddlConfig),
-    "factor_unet": Architecture(FactorUNet, FactorUNetConfig),
+    "factor_net": Architecture(FactorNet, FactorNetConfig),
 }
 
 

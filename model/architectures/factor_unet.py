@@ -3,35 +3,16 @@
 A block's recording is a sum of products of a course in time and an image. With orthonormal courses
 the noise of every image is white and of unit variance, however noisy the recording: what is left to
 do is to tell tissue from white noise, in a few images instead of a thousand frames.
-Our own. Without any bias, so that it does for a signal of any strength what it does for another
-(Mohan et al., ICLR 2020, https://arxiv.org/abs/1906.05478); residual blocks in a U-Net as in DRUNet
-(Zhang et al., IEEE TPAMI 44:6360, 2022).
+Our own. Without any bias, so that what it does for one strength of the signal carries over to all
+others (Mohan et al., ICLR 2020, https://arxiv.org/abs/1906.05478), and told the noise's level;
+residual blocks in a U-Net as in DRUNet (Zhang et al., IEEE TPAMI 44:6360, 2022).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-
-@dataclass(frozen=True, kw_only=True)
-class FactorUNetConfig:
-    """Size of the network; the default has 967,808 parameters."""
-
-    width: int = 32  # channels of the finest of three levels; each coarser one has twice as many
-
-    @classmethod
-    def tiny(cls) -> FactorUNetConfig:
-        """A network of 15,248 parameters for tests."""
-        return cls(width=4)
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot be built, naming the field."""
-        if self.width < 1:
-            raise ValueError(f"width {self.width} must be at least 1")
 
 
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -63,11 +44,11 @@ class FactorUNet(nn.Module):
     where there is something. Images of zeros stay zeros and change nothing.
     """
 
-    def __init__(self, config: FactorUNetConfig) -> None:
+    def __init__(self, width: int = 32) -> None:
+        """`width` channels on the finest of three levels; each coarser one has twice as many."""
         super().__init__()
-        self.config = config
-        fine, middle, coarse = (config.width * 2**level for level in range(3))
-        self.enter = _conv(3, fine)
+        fine, middle, coarse = (width * 2**level for level in range(3))
+        self.enter = _conv(4, fine)
         self.encode_fine = _blocks(fine, 2)
         self.down_fine = nn.Conv2d(fine, middle, 2, stride=2, bias=False)
         self.encode_middle = _blocks(middle, 2)
@@ -78,6 +59,7 @@ class FactorUNet(nn.Module):
         self.up_fine = nn.ConvTranspose2d(middle, fine, 2, stride=2, bias=False)
         self.decode_fine = _blocks(fine, 2)
         self.out = _conv(fine, 1)
+        nn.init.zeros_(self.out.weight)  # begins with the images as they are
 
     @property
     def stride(self) -> tuple[int, int, int]:
@@ -92,14 +74,15 @@ class FactorUNet(nn.Module):
         # a root has no slope at 0, where nothing is active
         activity = (images[:, 1:].square().sum(1, keepdim=True) + 1e-12).sqrt()
         beside = (images[:, :1], activity * (activity > 1e-5))
-        seen = torch.cat([images, *(image.expand_as(images) for image in beside)], dim=2)
+        level = torch.ones_like(images)  # deviation of the noise
+        seen = torch.cat([images, *(image.expand_as(images) for image in beside), level], dim=2)
         is_there = images.flatten(2).any(dim=2)  # the rest are zeros, as are their answers
         noise = torch.zeros_like(images)
-        noise[is_there] = self._noise(seen[is_there])
+        noise[is_there] = self._noise(seen[is_there]).to(noise.dtype)
         return (images - noise).transpose(1, 2)
 
     def _noise(self, seen: Tensor) -> Tensor:
-        """What is noise [N,1,H,W] in the first channel of [N,3,H,W]."""
+        """What is noise [N,1,H,W] in the first channel of [N,4,H,W]."""
         fine = self.encode_fine(self.enter(seen))
         middle = self.encode_middle(self.down_fine(fine))
         coarse = self.coarse(self.down_middle(middle))

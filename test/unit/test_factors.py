@@ -5,20 +5,32 @@ import pytest
 import torch
 
 from lab import factors
-from lab.factors import FactorRecording, SimulatedFactors, images_along
+from lab.factors import FactorRecording, SimulatedFactors, as_guessed, factors_of
 from lab.recordings import Ask
 from model.config import LowRankConfig
 from model.lowrank import LowRank
 
 ASK = Ask(patch=(4, 8, 8), target_draws=64, median=False)
+ASK_COURSES = Ask(patch=(3, 1, 20), target_draws=64, median=False)
 
 
 @pytest.fixture
 def recording() -> FactorRecording:
-    """Two blocks: six images, and two; every target is its image less one."""
+    """Two blocks: six images, and two; every target is its image less one.
+
+    Five courses of 30 frames, each with a number of its own; a target is its course less one.
+    """
     rng = np.random.default_rng(0)
     noisy = [10 + rng.normal(size=(count, 8, 8)).astype(np.float32) for count in (6, 2)]
-    return FactorRecording(noisy=noisy, target=[images - 1 for images in noisy])
+    courses = np.arange(10.0, 15.0)[:, None] + rng.uniform(0, 0.1, (5, 30))
+    return FactorRecording(
+        noisy=noisy,
+        target=[images - 1 for images in noisy],
+        courses=[
+            np.stack([part, part + 100, part - 1]).astype(np.float32)
+            for part in (courses[:3], courses[3:])
+        ],
+    )
 
 
 def test_the_mean_comes_first_and_as_it_is(recording: FactorRecording) -> None:
@@ -50,13 +62,46 @@ def test_fewer_images_than_asked_for_are_filled_up_with_zeros(recording: FactorR
     assert counts == {2, 4}
 
 
-def test_a_stack_along_its_own_courses_is_what_was_kept() -> None:
-    frames = np.random.default_rng(0).poisson(5, (40, 30, 26)).astype(np.float32)
-    found = LowRank(frames, LowRankConfig(), keeps_noisy_images=True)
-    for images, kept in zip(images_along(found, frames), found.factors.values(), strict=True):
-        np.testing.assert_allclose(
-            images.reshape(len(images), -1), kept.footprints, rtol=1e-3, atol=1e-3
+def test_courses_come_with_their_guess_and_target_of_either_sign(
+    recording: FactorRecording,
+) -> None:
+    signs, kinds = set(), set()
+    for seed in range(20):
+        example = recording.draw(ASK_COURSES, np.random.default_rng(seed))
+        assert example.noisy.shape == (2, 3, 1, 20)
+        assert example.target is not None and example.target.shape == (1, 3, 1, 20)
+        noisy, guess = example.noisy
+        sign = torch.sign(noisy.mean(dim=(1, 2), keepdim=True))
+        torch.testing.assert_close(guess - noisy, 100 * sign.expand_as(noisy), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            noisy - example.target[0], sign.expand_as(noisy), rtol=0, atol=1e-4
         )
+        signs |= set(sign.flatten().tolist())
+        kinds |= set(noisy.abs().mean(dim=(1, 2)).int().tolist())
+    assert signs == {-1.0, 1.0}
+    assert kinds == {10, 11, 12, 13, 14}
+
+
+def test_too_few_courses_are_filled_up_with_zeros_and_short_ones_mirrored(
+    recording: FactorRecording,
+) -> None:
+    ask = Ask(patch=(7, 1, 40), target_draws=64, median=False)
+    example = recording.draw(ask, np.random.default_rng(0))
+    noisy = example.noisy[0, :, 0]
+    assert not noisy[5:].any()
+    torch.testing.assert_close(noisy[:5, 30:], noisy[:5, 20:30].flip(1))
+
+
+def test_a_recording_against_itself_has_no_other_images() -> None:
+    frames = np.random.default_rng(0).poisson(5, (40, 30, 26)).astype(np.float32)
+    frames[10:20] *= 2
+    recording = factors_of(LowRank(frames, LowRankConfig()), frames, as_guessed)
+    assert sum(map(len, recording.noisy)) > len(recording.noisy)  # more than means
+    for noisy, target in zip(recording.noisy, recording.target, strict=True):
+        np.testing.assert_allclose(target, noisy, rtol=1e-3, atol=1e-2)
+    noisy, guess, target = recording.all_courses
+    np.testing.assert_allclose(target, noisy, rtol=1e-3, atol=1e-2)
+    assert np.square(np.diff(guess)).sum() < np.square(np.diff(noisy)).sum()
 
 
 def test_recordings_are_shared_and_the_same_for_the_same_seed(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from lab.factors import as_guessed
 from lab.metrics import stsnr
 from model.budget import Budget
 from model.config import LowRankConfig
@@ -41,8 +42,20 @@ def noisy(clean: np.ndarray, gain: float = 50.0, read: float = 20.0) -> np.ndarr
     return (rng.poisson(clean / gain) * gain + rng.normal(0, read, clean.shape)).astype(np.float32)
 
 
+def found_in(frames: np.ndarray, config: LowRankConfig = CONFIG, seed: int = 0) -> LowRank:
+    found = LowRank(frames, config, seed)
+    found.find()
+    return found
+
+
+def with_noisy_images(frames: np.ndarray) -> LowRank:
+    found = LowRank(frames, CONFIG)
+    found.find(as_guessed)
+    return found
+
+
 def denoised(frames: np.ndarray, config: LowRankConfig = CONFIG, seed: int = 0) -> np.ndarray:
-    return np.concatenate(list(LowRank(frames, config, seed).render()))
+    return np.concatenate(list(found_in(frames, config, seed).render()))
 
 
 def test_it_is_far_better_than_the_temporal_mean_and_keeps_the_mean() -> None:
@@ -57,7 +70,7 @@ def test_it_is_far_better_than_the_temporal_mean_and_keeps_the_mean() -> None:
 
 def test_noise_alone_gives_no_component() -> None:
     frames = noisy(np.full((200, 40, 36), 200.0))
-    found = LowRank(frames, CONFIG)
+    found = found_in(frames)
     assert found.num_components <= 1
     assert np.concatenate(list(found.render())).std(axis=0).max() < 0.02 * 200
 
@@ -66,7 +79,7 @@ def test_noise_that_is_alike_along_lines_gives_no_component_either() -> None:
     """Bleed: every voxel hands a third to its neighbour, so that white noise is no yardstick."""
     frames = noisy(np.full((200, 40, 36), 200.0))
     frames = (frames + 0.5 * np.roll(frames, 1, axis=2)) / 1.5
-    assert LowRank(frames, CONFIG).num_components <= 1
+    assert found_in(frames).num_components <= 1
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
@@ -117,6 +130,7 @@ def test_a_recording_that_is_too_short_says_how_many_frames_are_needed() -> None
 def test_blocks_overlap_less_where_time_is_short(seconds: float, overlap: float) -> None:
     clean = cells()
     found = LowRank(noisy(clean), CONFIG, budget=Budget(seconds))
+    found.find()
     assert found.overlap == overlap
     assert len(found.factors) == (16 if overlap == 0.5 else 9)
     result = np.concatenate(list(found.render()))
@@ -139,22 +153,37 @@ def test_courses_are_made_orthonormal_the_constant_one_first() -> None:
 
 def test_noisy_images_are_the_recording_along_its_courses() -> None:
     frames = noisy(cells())
-    found = LowRank(frames, CONFIG, keeps_noisy_images=True)
+    found = with_noisy_images(frames)
     corner = next(iter(found.factors))
     factors = found.factors[corner]
     inside = tuple(slice(start, start + CONFIG.block) for start in corner)
     block = (frames / found.background.deviation)[:, inside[0], inside[1]]
     expected = factors.courses.T @ block.reshape(len(block), -1)
     np.testing.assert_allclose(factors.footprints, expected, rtol=1e-3, atol=2e-3)
-    assert found.num_components == LowRank(frames, CONFIG).num_components
+    assert found.num_components == found_in(frames).num_components
     # left as they are, they keep the recording's own mean
     result = np.concatenate(list(found.render()))
     np.testing.assert_allclose(result.mean(0), frames.mean(0), rtol=1e-4)
 
 
+def test_courses_are_what_the_denoiser_makes_of_them_and_of_the_wiener_filters_answer() -> None:
+    found = LowRank(noisy(cells()), CONFIG)
+    asked = []
+
+    def silent(courses: np.ndarray, guess: np.ndarray) -> np.ndarray:
+        asked.append((courses, guess))
+        return np.zeros_like(courses)
+
+    found.find(silent)
+    assert found.num_components == 0  # nothing is left of them, only the mean is
+    assert len(asked) == len(found.factors)
+    for courses, guess in asked:
+        np.testing.assert_allclose(guess, wiener(courses, CONFIG.spectrum_smoothing))
+
+
 def test_the_noise_of_the_images_is_white_and_of_unit_variance() -> None:
     frames = noisy(np.full((200, 40, 36), 200.0))
-    found = LowRank(frames, CONFIG, keeps_noisy_images=True)
+    found = with_noisy_images(frames)
     truth = np.sqrt(200) * 200 / found.background.deviation[:16, :16]
     noise = found.factors[0, 0].footprints[0].reshape(16, 16) - truth
     assert noise.std() == pytest.approx(1.0, rel=0.15)
@@ -162,7 +191,7 @@ def test_the_noise_of_the_images_is_white_and_of_unit_variance() -> None:
 
 
 def test_what_is_made_of_the_images_is_rendered() -> None:
-    found = LowRank(noisy(cells()), CONFIG, keeps_noisy_images=True)
+    found = with_noisy_images(noisy(cells()))
     before = np.concatenate(list(found.render()))
 
     def twice(images: np.ndarray) -> np.ndarray:
@@ -179,14 +208,14 @@ def blurred(images: np.ndarray) -> np.ndarray:
 
 
 def test_the_mean_of_a_flat_scene_is_taken_from_the_denoiser() -> None:
-    found = LowRank(noisy(np.full((200, 40, 36), 200.0)), CONFIG, keeps_noisy_images=True)
+    found = with_noisy_images(noisy(np.full((200, 40, 36), 200.0)))
     assert found.denoise_images(blurred) > 0.9
     assert np.concatenate(list(found.render())).mean(0).std() < 2.0  # 100 / sqrt(200) before
 
 
 def test_a_denoiser_that_darkens_everything_changes_no_brightness() -> None:
     frames = noisy(cells())
-    found = LowRank(frames, CONFIG, keeps_noisy_images=True)
+    found = with_noisy_images(frames)
     found.denoise_images(lambda images: 0.9 * images)
     result = np.concatenate(list(found.render()))
     assert result.mean() == pytest.approx(frames.mean(), rel=5e-4)
@@ -195,7 +224,7 @@ def test_a_denoiser_that_darkens_everything_changes_no_brightness() -> None:
 def test_a_denoiser_that_blurs_what_is_there_is_not_believed() -> None:
     """A scene where every pixel differs from its neighbours."""
     scene = np.random.default_rng(2).uniform(100, 900, (40, 36))
-    found = LowRank(noisy(np.broadcast_to(scene, (200, 40, 36))), CONFIG, keeps_noisy_images=True)
+    found = with_noisy_images(noisy(np.broadcast_to(scene, (200, 40, 36))))
     assert found.denoise_images(blurred) < 0.02
     mean = np.concatenate(list(found.render())).mean(0)
     assert np.corrcoef(mean.ravel(), scene.ravel())[0, 1] > 0.99

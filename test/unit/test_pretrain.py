@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import safetensors.torch
 import torch
 
 from lab.pretrain import main
-from lab.recipes import RECIPES, Recipe
+from lab.recipes import RECIPES, Recipe, Sides
 from lab.recordings import Ask, Example
 from lab.resume import load_run
 from lab.trainer import MAX_BAD_STEPS, Trainer, TrainError, example_loss, masked_input
@@ -396,7 +397,7 @@ def test_statistics_of_batch_norm_are_averaged_with_the_weights(
             assert int(kept) == 2
 
 
-@pytest.mark.parametrize("loss, wanted", [("l1", 2.0), ("l2", 4.0)])
+@pytest.mark.parametrize("loss, wanted", [("l1", 2.0), ("l2", 4.0), ("log", math.log(4.03))])
 def test_pairs_compare_all_voxels_with_the_target(
     monkeypatch: pytest.MonkeyPatch, loss: str, wanted: float
 ) -> None:
@@ -406,6 +407,31 @@ def test_pairs_compare_all_voxels_with_the_target(
     example = Example(noisy=noisy, target=noisy - 2.0, median=None)
     run._predict = lambda noisy: noisy  # type: ignore[method-assign]
     assert float(run._loss([example], [0])) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("patch", "half"), [((4, 1, 32), "courses"), ((4, 8, 8), "images")])
+def test_courses_and_images_teach_a_half_of_the_network_each(
+    monkeypatch: pytest.MonkeyPatch, patch: Sides, half: str
+) -> None:
+    class Factors(Noise):
+        def draw(self, ask: Ask, rng: np.random.Generator) -> Example:
+            channels = 2 if ask.patch[1] == 1 else 1
+            noisy = torch.from_numpy(rng.normal(size=(channels, *ask.patch)).astype(np.float32))
+            return Example(noisy=noisy, target=noisy[:1] / 2, median=None)
+
+    recipe = replace(RECIPES["lowrank_unet"], curriculum=((2, patch),), batch=2)
+    run = small_trainer("lowrank_unet", monkeypatch, recipe)
+    for pool in run.pools:
+        pool.sources = [(Factors(), 1.0)]
+    start = {name: value.clone() for name, value in run.net.state_dict().items()}
+    run.advance()
+    run.advance()
+    changed = {
+        name.split(".")[0]
+        for name, value in run.net.state_dict().items()
+        if not torch.equal(value, start[name])
+    }
+    assert changed == {half}
 
 
 def test_data_of_the_wrong_kind_is_refused(

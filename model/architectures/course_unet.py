@@ -1,0 +1,77 @@
+"""CourseUNet: denoises the courses in time of a recording's components.
+
+A course comes with white noise of variance 1, however noisy the recording: what is left to do is to
+tell the rises and decays of an indicator, and the slow changes of the neuropil, from noise. A
+Wiener filter can do so only alike at all times, while cells are silent most of them.
+Our own: residual blocks in a U-Net of one dimension, without biases but told the noise's level, so
+that twice the signal in twice the noise would come out twice as strong.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+KERNEL = 5  # frames
+
+
+def _conv(in_channels: int, out_channels: int) -> nn.Conv1d:
+    return nn.Conv1d(in_channels, out_channels, KERNEL, padding=KERNEL // 2, bias=False)
+
+
+class CourseBlock(nn.Module):
+    """Adds what two convolutions find in [N,C,T]; nothing, to begin with."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = _conv(width, width)
+        self.second = _conv(width, width)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """To the same shape."""
+        return values + self.second(functional.relu(self.first(values)))
+
+
+class CourseUNet(nn.Module):
+    """Maps noisy courses, and what a Wiener filter makes of them, to clean ones.
+
+    Begins with the Wiener filter's answer.
+    """
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        """`widths` are the channels of every level, each with half the frames of the one before."""
+        super().__init__()
+        self.enter = _conv(3, widths[0])
+        self.encode = nn.ModuleList(
+            nn.Sequential(CourseBlock(width), CourseBlock(width)) for width in widths
+        )
+        self.down = nn.ModuleList(
+            nn.Conv1d(fine, coarse, 2, stride=2, bias=False) for fine, coarse in pairwise(widths)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose1d(coarse, fine, 2, stride=2, bias=False)
+            for fine, coarse in pairwise(widths)
+        )
+        self.decode = nn.ModuleList(CourseBlock(width) for width in widths[:-1])
+        self.out = _conv(widths[0], 1)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, noisy: Tensor, guess: Tensor) -> Tensor:
+        """Denoise N courses [N,T], given the Wiener filter's answer [N,T]."""
+        num_frames = noisy.shape[1]
+        seen = torch.stack([noisy, guess, torch.ones_like(noisy)], dim=1)  # the noise's deviation
+        lacking = -num_frames % 2 ** len(self.down)
+        values = self.enter(functional.pad(seen, (0, lacking), mode="replicate"))
+        fine = []
+        for encode, down in zip(self.encode, self.down, strict=False):
+            fine.append(encode(values))
+            values = down(fine[-1])
+        values = self.encode[-1](values)
+        for level in reversed(range(len(self.up))):
+            values = self.decode[level](fine[level] + self.up[level](values))
+        change: Tensor = self.out(values)[:, 0, :num_frames]
+        return guess + change

@@ -1,0 +1,193 @@
+"""How a brain moves under the microscope: rigid shifts of frames, measured, undone and done again.
+
+A component's image must keep its place, or it smears over others. Shifts are found by matched
+filtering to a pixel, and by least squares below (Lucas & Kanade, IJCAI 1981), whose error is known:
+a Wiener filter over time then keeps what stands above it. Frames are moved in the Fourier domain,
+which leaves white noise white.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft, ndimage
+
+from model.background import Background
+from model.config import MotionConfig
+from model.frames import JoinedFrames
+from model.memory import available_bytes
+from model.parallel import in_parallel
+
+Frames = np.ndarray | JoinedFrames
+# Values [T,K] in noise of variance 1 to what stands above it.
+Filter = Callable[[np.ndarray], np.ndarray]
+
+RINGING = 8  # pixels of mirrored surroundings beyond the largest shift
+
+
+def _closed(frame: np.ndarray, axis: int, margin: int) -> np.ndarray:
+    """A frame made longer along an axis by what both ends mirror, one blended into the other.
+
+    So that it goes round without a jump, which would ring.
+    """
+    side = frame.shape[axis]
+    gap = fft.next_fast_len(side + 2 * margin, real=True) - side
+    wide = np.moveaxis(frame, axis, 0)
+    rest = ((0, 0),) * (frame.ndim - 1)
+    behind = np.pad(wide, ((0, gap), *rest), mode="symmetric")[side:]
+    before = np.pad(wide, ((gap, 0), *rest), mode="symmetric")[:gap]
+    share = np.square(np.sin(np.pi / 2 * np.linspace(0, 1, gap, dtype=np.float32)))[:, None]
+    return np.moveaxis(np.concatenate([wide, (1 - share) * behind + share * before]), 0, axis)
+
+
+def move(frame: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """A frame [H,W] whose content is moved by `shift` rows and columns, mirrored in from outside.
+
+    As float32.
+    """
+    margin = math.ceil(float(np.abs(shift).max())) + RINGING
+    closed = _closed(_closed(frame.astype(np.float32), 0, margin), 1, margin)
+    spectrum = fft.rfft2(closed)
+    rows, columns = fft.fftfreq(closed.shape[0])[:, None], fft.rfftfreq(closed.shape[1])
+    turn = np.exp(-2j * np.pi * (shift[0] * rows + shift[1] * columns)).astype(np.complex64)
+    moved: np.ndarray = fft.irfft2(spectrum * turn, closed.shape)
+    return moved[: frame.shape[0], : frame.shape[1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """Where the content of every frame lies."""
+
+    shifts: np.ndarray  # [T,2] rows and columns by which it is off its mean place
+
+    @property
+    def deviation(self) -> float:
+        """Root of the mean squared shift along an axis [pixels]."""
+        return float(np.sqrt(np.square(self.shifts).mean()))
+
+    def undone(self, frames: Frames) -> np.ndarray:
+        """Frames [T,H,W] with their content in its mean place, float32."""
+        still = np.empty(frames.shape, np.float32)
+        for number, frame in enumerate(in_parallel(move, frames, -self.shifts)):
+            still[number] = frame
+        return still
+
+    def done(self, blocks: Iterator[np.ndarray], first: int) -> Iterator[np.ndarray]:
+        """Blocks [n,H,W] of still frames, the first of them number `first`, moved as they were."""
+        for block in blocks:
+            shifts = self.shifts[first : first + len(block)]
+            yield np.stack(list(in_parallel(move, block, shifts)))
+            first += len(block)
+
+
+class _Tracker:
+    """Shifts of frames against an image [H,W], by all pixels and by each of two halves of them."""
+
+    def __init__(self, image: np.ndarray, deviation: np.ndarray, config: MotionConfig) -> None:
+        self.config = config
+        self.reach = [min(config.largest, side // 8) for side in image.shape]
+        self._inside = tuple(slice(r, -r or None) for r in self.reach)
+        self._place(image, deviation)
+        self._match(image, deviation)
+
+    def _place(self, image: np.ndarray, deviation: np.ndarray) -> None:
+        """Regression of a frame on the image, its two derivatives and a constant."""
+        scale = np.square(deviation.mean() / deviation)
+        rows, columns = np.indices(image.shape) // self.config.tile
+        halves = (rows + columns) % 2
+        slopes = np.gradient(image)
+        regressors = np.stack([image, -slopes[0], -slopes[1], np.ones_like(image)])
+        # both sides blurred, so that the image's own noise hardly has a slope
+        blurred = ndimage.gaussian_filter(regressors, (0, self.config.blur, self.config.blur))
+        self._filters, self.deviations = [], []
+        for mask in (np.ones_like(scale), halves, 1 - halves):
+            weight = np.zeros_like(scale)
+            weight[self._inside] = (scale * mask)[self._inside]
+            seen = (blurred * weight)[:, *self._inside].reshape(4, -1)
+            known = regressors[:, *self._inside].reshape(4, -1)
+            filters = np.linalg.solve(seen @ known.T, seen)  # [4,P]
+            noise = deviation[self._inside].ravel()
+            self._filters.append(filters[:3])
+            self.deviations.append(np.sqrt(np.square(filters[1:3] * noise).sum(1)))
+
+    def _match(self, image: np.ndarray, deviation: np.ndarray) -> None:
+        """Matched filter for shifts of whole pixels: the image without what is wide in it."""
+        detail = image - ndimage.gaussian_filter(image, self.config.wide)
+        matched = np.zeros_like(detail)
+        matched[self._inside] = (detail / np.square(deviation))[self._inside]
+        self._matched = np.conj(fft.rfft2(matched))
+        self._match_noise = float(np.sqrt(np.square(matched * deviation).sum()))
+
+    def whole(self, frames: Frames) -> np.ndarray:
+        """Shifts [T,2] to a pixel; where noise leaves a doubt, the one that holds for long."""
+        steps = [np.arange(-r, r + 1) for r in self.reach]
+
+        def matches(frame: np.ndarray) -> np.ndarray:
+            found = fft.irfft2(fft.rfft2(frame.astype(np.float32)) * self._matched, frame.shape)
+            return found[np.ix_(steps[0], steps[1])]
+
+        maps = np.stack(list(in_parallel(matches, frames)))
+        steady = ndimage.gaussian_filter1d(maps, self.config.steady_frames, axis=0)
+        usual = steady.reshape(len(maps), -1).argmax(1)
+        flat = maps.reshape(len(maps), -1)
+        best, every = flat.argmax(1), np.arange(len(flat))
+        doubt = self.config.doubt * self._match_noise
+        is_clear = flat[every, best] - flat[every, usual] > doubt
+        row, column = np.unravel_index(np.where(is_clear, best, usual), maps.shape[1:])
+        return np.stack([steps[0][row], steps[1][column]], axis=1)
+
+    def measure(self, frames: Frames) -> np.ndarray:
+        """Shifts [3,T,2] by all pixels and by either half, each with its noise."""
+        rows, columns = self._inside
+
+        def below(frame: np.ndarray, whole: np.ndarray) -> np.ndarray:
+            down, right = whole
+            there = frame[
+                rows.start + down : frame.shape[0] - rows.start + down,
+                columns.start + right : frame.shape[1] - columns.start + right,
+            ].ravel()
+            found = np.empty((3, 2))
+            for part, filters in enumerate(self._filters):
+                strength, *change = filters @ there
+                # of a frame much dimmer than the image nothing can be told
+                found[part] = np.divide(change, max(strength, self.config.least_strength))
+            return found
+
+        whole = self.whole(frames)
+        return np.stack(list(in_parallel(below, frames, whole)), axis=1) + whole
+
+    def filtered(self, shifts: np.ndarray, part: int, keep: Filter) -> np.ndarray:
+        """What of shifts [T,2] by a part of the pixels stands above their noise; mean 0."""
+        noise = self.deviations[part]
+        steps = (shifts - shifts.mean(0)) / noise
+        kept: np.ndarray = keep(steps) * noise
+        return kept - kept.mean(0)
+
+
+def measure_motion(
+    frames: Frames, background: Background, keep: Filter, config: MotionConfig
+) -> Motion | None:
+    """The motion in a stack [T,H,W]; None where there is hardly any, or none that can be told.
+
+    Both halves of the pixels must tell of the same: what cells do moves nothing else. `keep` is a
+    Wiener filter.
+    """
+    if min(frames.shape[1:]) < config.least_side:
+        return None
+    if 4 * math.prod(frames.shape) > config.memory_share * available_bytes():
+        return None  # the still frames would not fit
+    tracker = _Tracker(background.mean, background.deviation, config)
+    measured = tracker.measure(frames)
+    one, other = (tracker.filtered(measured[part], part, keep) for part in (1, 2))
+    common = float((one * other).mean())
+    apart = float(np.sqrt(np.square(one).mean() * np.square(other).mean()))
+    if common < config.least**2 or common < config.agreement * apart:
+        return None
+    shifts = tracker.filtered(measured[0], 0, keep)
+    # again, against an image that is not smeared
+    still = Motion(shifts=shifts).undone(frames)
+    tracker = _Tracker(still.mean(0, dtype=np.float64), background.deviation, config)
+    return Motion(shifts=tracker.filtered(tracker.measure(frames)[0], 0, keep))
