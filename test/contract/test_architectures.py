@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from model.architectures import ARCHITECTURES
+from model.architectures.factor_net import FactorNet
 from model.checkpoint import load_network, read_checkpoint, save_checkpoint
 from model.config import METHODS
 
@@ -20,7 +21,11 @@ def name(request: pytest.FixtureRequest) -> str:
 def net(name: str) -> nn.Module:
     torch.manual_seed(0)
     architecture = ARCHITECTURES[name]
-    return architecture.network(architecture.config.tiny())
+    net = architecture.network(architecture.config.tiny())
+    for parameter in net.parameters():
+        if not parameter.any():  # as no weight is after training
+            nn.init.normal_(parameter, std=0.1)
+    return net
 
 
 def patch_for(net: nn.Module, times: int = 2) -> torch.Tensor:
@@ -36,6 +41,8 @@ def test_output_has_the_shape_of_the_input_at_every_multiple_of_the_stride(net: 
 
 def test_gradients_reach_every_parameter(net: nn.Module) -> None:
     net(patch_for(net)).square().sum().backward()
+    if isinstance(net, FactorNet):  # its other half
+        net(torch.rand(2, 2, 3, 1, 20)).square().sum().backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
