@@ -179,14 +179,18 @@ def measure_motion(
         return None
     if 4 * math.prod(frames.shape) > config.memory_share * available_bytes():
         return None  # the still frames would not fit
-    tracker = _Tracker(background.mean, background.deviation, config)
+    try:
+        tracker = _Tracker(background.mean, background.deviation, config)
+    except np.linalg.LinAlgError:
+        return None  # an image without detail along an axis looks the same wherever it lies
     measured = tracker.measure(frames)
     one, other = (tracker.filtered(measured[part], part, keep) for part in (1, 2))
     common = float((one * other).mean())
     apart = float(np.sqrt(np.square(one).mean() * np.square(other).mean()))
-    if common < config.least**2 or common < config.agreement * apart:
-        return None
     shifts = tracker.filtered(measured[0], 0, keep)
+    is_sane = np.abs(shifts).max() <= 2 * config.largest  # not so nan
+    if not is_sane or common < max(config.least**2, config.agreement * apart):
+        return None
     # again, against an image that is not smeared
     still = Motion(shifts=shifts).undone(frames)
     tracker = _Tracker(still.mean(0, dtype=np.float64), background.deviation, config)

@@ -117,6 +117,13 @@ def test_noise_alone_does_not_move() -> None:
     assert measured(noisy(np.full((NUM_FRAMES, 64, 64), 200.0))) is None
 
 
+def test_where_an_image_lies_that_is_the_same_everywhere_cannot_be_told() -> None:
+    ramp = np.broadcast_to(np.linspace(0, 1000, 64), (64, 64)).astype(np.int16)
+    frames = np.stack([ramp] * 40)
+    frames[20:] += 50
+    assert measured(frames) is None
+
+
 def test_still_frames_that_would_not_fit_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = noisy(moving(shifts_of(1.5)))
     monkeypatch.setattr(motion, "available_bytes", lambda: 4.0 * frames.size)
