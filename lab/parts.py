@@ -27,7 +27,14 @@ from model.config import METHODS, LowRankConfig
 from model.device import pick_device, place
 from model.inference import denoised_courses, denoised_images
 from model.job import SHIPPED_WEIGHTS
-from model.lowrank import DenoiseCourses, Factors, LowRank
+from model.lowrank import (
+    Components,
+    Corner,
+    DenoiseCourses,
+    Factors,
+    LowRank,
+    orthonormal_courses,
+)
 from model.motion import move
 
 METHOD = "lowrank_unet"
@@ -82,8 +89,17 @@ def _found(
 
 def _told_courses(measured: LowRank, clean: np.ndarray, net: Halves) -> np.ndarray:
     """The components that were found, with their true courses."""
-    truth = iter(factors_of(measured, clean, as_guessed).courses)
-    return _found(measured, lambda *_: next(truth)[2].T, net.images)
+    found = copy(measured)
+    found.find(as_guessed)
+    truth = dict(zip(found.factors, factors_of(measured, clean, as_guessed).courses, strict=True))
+
+    def told(corner: Corner, block: np.ndarray, _: Components) -> tuple[Corner, Factors]:
+        courses = truth[corner][2].T
+        return corner, found.along(orthonormal_courses(courses), block, corner)
+
+    found.factors = dict(found.each_block(told))
+    found.denoise_images(net.images)
+    return _rendered(found)
 
 
 def _told_images(measured: LowRank, clean: np.ndarray, net: Halves) -> np.ndarray:
