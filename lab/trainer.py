@@ -20,11 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lab.recipes import Recipe, Sides
 from lab.recordings import Ask, Example, Pool, Source
-from model.adapt import follow
+from model.adapt import fit_training, follow
 from model.architectures import build
 from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
 from model.config import METHODS
-from model.device import Device, fitting_batch, place
+from model.device import Device, place
 from model.odd_even import odd_even_loss, odd_even_pair
 
 MAX_BAD_STEPS = 10  # losses in a row that are not finite
@@ -204,7 +204,8 @@ class Trainer:
         )
         drawn = [pool.draw(self.step, ask) for pool in self.pools]
         per_voxel = METHODS[self.method].training_bytes_per_voxel
-        at_once = fitting_batch(self.device, math.prod(ask.patch), per_voxel, len(drawn))
+        voxels = math.prod(ask.patch)
+        at_once = fit_training(self.net, self.device, voxels, per_voxel, len(drawn))
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device.torch_device)
         for start in range(0, len(drawn), at_once):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.architectures import stride_of
+from model.architectures import recompute, recomputed_levels, stride_of
 from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
 from model.budget import Budget
 from model.config import AdaptConfig, Stage
-from model.device import Device, is_out_of_memory, release_memory
+from model.device import Device, fitting_batch, is_out_of_memory, release_memory, usable_bytes
 from model.judge import MIN_FRAMES, Judge, is_held_out
 from model.normalise import IntensityScale, temporal_median
 from model.odd_even import odd_even_loss, odd_even_pair
@@ -42,6 +43,7 @@ class AdaptReport:
     losses: list[float] = field(default_factory=list)
     patch: tuple[int, int, int] | None = None  # of the last step
     micro_batch: int = 0
+    recomputed_levels: int = 0  # of the network, to save memory
     judged: tuple[float, float] | None = None  # estimated errors, checkpoint and adapted
     is_adapted: bool = True  # else the checkpoint was better
 
@@ -160,6 +162,15 @@ class _Adapter:
             )
         self.patch = (min(self.patch[0], pairs), *self.patch[1:])
 
+    def _recompute(self) -> bool:
+        """Have the network keep as little as it can; False where that changes nothing."""
+        if not recompute(self.net):
+            return False
+        self.optimiser.zero_grad(set_to_none=True)
+        release_memory(self.device)
+        logger.warning("  out of memory: all activations are computed twice from here on")
+        return True
+
     def _shrink_patch(self) -> bool:
         """Halve the patch in the plane; False where it is as small as is useful."""
         t, h, w = self.patch
@@ -181,13 +192,28 @@ class _Adapter:
                 loss = self._gradients(stage.kind)
                 break
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self._shrink_patch():
+                if not is_out_of_memory(error) or not (self._recompute() or self._shrink_patch()):
                     raise
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.gradient_clip)
         if not (math.isfinite(loss) and math.isfinite(float(norm))):
             return math.nan
         self.optimiser.step()
         return loss
+
+
+def fit_training(
+    net: nn.Module, device: Device, voxels: int, bytes_per_voxel: Sequence[int], largest: int
+) -> int:
+    """How many patches of `voxels` voxels to train on at a time: 1 to `largest`.
+
+    Where the free memory does not hold even one, as many levels of the network as it takes compute
+    their activations twice: `bytes_per_voxel` are those with none, one, two and so on.
+    """
+    room, most = usable_bytes(device), len(bytes_per_voxel) - 1
+    levels = next((i for i in range(most) if voxels * bytes_per_voxel[i] <= room), most)
+    if recompute(net, levels):
+        logger.info("  little memory: activations of %d levels are computed twice", levels)
+    return fitting_batch(device, voxels, bytes_per_voxel[levels], largest)
 
 
 def follow(average: nn.Module, net: nn.Module, decay: float) -> None:
@@ -262,6 +288,7 @@ def adapt(
             break
     net.eval()
     report.patch, report.micro_batch = adapter.patch, adapter.micro_batch
+    report.recomputed_levels = recomputed_levels(net)
     if report.stopped_by == "divergence":
         if pretrained is None:
             raise AdaptError(

@@ -128,8 +128,9 @@ class Method:
     # Inference in bf16 costs less than 0.02 dB at all noise levels, so it is taken where it is
     # faster. Measured for each method that says so (README).
     takes_bf16: bool = False
-    # Largest memory per voxel of a patch or window, from which batches are chosen.
-    training_bytes_per_voxel: int = 0
+    # Largest memory per voxel of a patch or window, from which batches are chosen. In training with
+    # none, one, two and so on of the network's finest levels computed again where it is short.
+    training_bytes_per_voxel: tuple[int, ...] = (0,)
     inference_bytes_per_voxel: int = 0
 
 
@@ -142,7 +143,7 @@ def _niddl(arch: str) -> Method:
             size=(8, 1024, 1024), shrinks=True, overlap=(0.0, 0.125, 0.125),
             windows=("flat", "gaussian", "gaussian"), mirror_time=False,
         ),
-        training_bytes_per_voxel=4_000,
+        training_bytes_per_voxel=(4_000,),
         inference_bytes_per_voxel=1_500,
     )  # fmt: skip
 
@@ -156,7 +157,7 @@ METHODS: dict[str, Method] = {
             Stage(kind="blindspot", steps=4000, learning_rate=3e-4, final_learning_rate=1e-6),
         ),
         takes_bf16=True,
-        training_bytes_per_voxel=50_000,
+        training_bytes_per_voxel=(50_000, 35_000, 29_000, 27_000),
         inference_bytes_per_voxel=6_000,
     ),
     # Zero-shot: 400 + 4000 iterations on every stack, which end in the noise to be subtracted.
@@ -169,7 +170,7 @@ METHODS: dict[str, Method] = {
             Stage(kind="blindspot", steps=4000, learning_rate=4e-4, final_learning_rate=1e-5),
         ),
         tile=TileConfig(windows=("gaussian", "gaussian", "gaussian")),
-        training_bytes_per_voxel=6_000,
+        training_bytes_per_voxel=(6_000,),
         inference_bytes_per_voxel=2_000,
     ),
     # A checkpoint as it is; --steps adapts it.
@@ -183,7 +184,7 @@ METHODS: dict[str, Method] = {
             size=(32, 128, 128), shrinks=True, overlap=(0.125, 0.125, 0.125),
             windows=("flat", "flat", "flat"), mirror_time=False,
         ),
-        training_bytes_per_voxel=4_000,
+        training_bytes_per_voxel=(4_000,),
         inference_bytes_per_voxel=1_500,
     ),
     "unet_att": Method(
@@ -200,7 +201,7 @@ METHODS: dict[str, Method] = {
             size=(512, 64, 64), shrinks=True, overlap=(0.25, 0.25, 0.25),
             windows=("centre", "centre", "centre"), mirror_time=False,
         ),
-        training_bytes_per_voxel=2_500,
+        training_bytes_per_voxel=(2_500,),
         inference_bytes_per_voxel=1_000,
     ),
     # Supervised: every frame by itself, as it was learned from pairs of a low and a high signal.
@@ -210,7 +211,7 @@ METHODS: dict[str, Method] = {
     "lowrank": Method(checkpoint="never", low_rank=LowRankConfig()),
     "lowrank_unet": Method(
         network="factor_net", checkpoint="required", low_rank=LowRankConfig(),
-        training_bytes_per_voxel=6_000,
+        training_bytes_per_voxel=(6_000,),
     ),
 }  # fmt: skip
 

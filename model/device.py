@@ -151,10 +151,14 @@ def free_bytes(device: Device) -> float:
     return free + reusable
 
 
+def usable_bytes(device: Device) -> float:
+    """Free memory on the device less a reserve [bytes]."""
+    return free_bytes(device) * (1 - MEMORY_RESERVE)
+
+
 def fitting_batch(device: Device, voxels: int, bytes_per_voxel: int, largest: int) -> int:
     """How many patches of `voxels` voxels fit the free memory: 1 to `largest`."""
-    room = free_bytes(device) * (1 - MEMORY_RESERVE)
-    return max(1, int(min(largest, room / (voxels * bytes_per_voxel))))
+    return max(1, int(min(largest, usable_bytes(device) / (voxels * bytes_per_voxel))))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

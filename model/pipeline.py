@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.adapt import AdaptError, AdaptReport, adapt
+from model.adapt import AdaptError, AdaptReport, adapt, fit_training
 from model.architectures import build, stride_of
 from model.budget import Budget, StackPlan, plan_stack
 from model.checkpoint import Checkpoint, load_network
@@ -277,8 +277,8 @@ class Denoiser:
                 device=device,
                 budget=Budget(plan.adapt_seconds),
                 seed=self.seed,
-                micro_batch=fitting_batch(
-                    device, math.prod(method.adapt.patch), method.training_bytes_per_voxel,
+                micro_batch=fit_training(
+                    net, device, math.prod(method.adapt.patch), method.training_bytes_per_voxel,
                     method.adapt.batch,
                 ),
                 is_pretrained=self.checkpoint is not None,
@@ -362,7 +362,8 @@ def _write_all(
 def _note_adaptation(record: StackRecord, report: AdaptReport) -> None:
     record.steps_asked, record.steps_done = report.steps_asked, report.steps
     record.steps_skipped, record.stopped_by = report.bad_steps, report.stopped_by
-    record.patch, record.loss_curve = report.patch, thinned(report.losses)
+    record.patch, record.recomputed_levels = report.patch, report.recomputed_levels
+    record.loss_curve = thinned(report.losses)
     record.judged, record.is_adapted = report.judged, report.is_adapted and bool(report.losses)
     if report.stopped_by == "time limit":
         record.shortened.append(f"adaptation {report.steps_asked} to {report.steps} iterations")

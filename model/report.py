@@ -44,6 +44,7 @@ class StackRecord:
     judged: tuple[float, float] | None = None
     is_adapted: bool | None = None
     patch: tuple[int, int, int] | None = None
+    recomputed_levels: int | None = None  # of the network in training, where memory was short
     loss_curve: list[float] | None = None  # means of equal stretches, at most 200
     overlap: float | None = None
     windows: int | None = None

@@ -47,6 +47,22 @@ def stride_of(net: nn.Module) -> tuple[int, int, int]:
     return stride
 
 
+def recomputed_levels(net: nn.Module) -> int:
+    """How many of its finest levels compute their activations twice in training."""
+    levels: int = getattr(net, "recomputed_levels", 0)
+    return levels
+
+
+def recompute(net: nn.Module, levels: int | None = None) -> bool:
+    """Have so many, or all, do so to save memory; False where that is no more than now."""
+    most: int = getattr(net, "num_levels", 0)
+    levels = most if levels is None else min(levels, most)
+    if levels <= recomputed_levels(net):
+        return False
+    net.recomputed_levels = levels  # type: ignore[assignment]
+    return True
+
+
 def build(name: str, **overrides: Any) -> nn.Module:
     """A new network with random weights; `overrides` replace fields of its configuration.
 

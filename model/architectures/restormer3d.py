@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from model.architectures.blocks import depthwise_conv3d, pointwise_conv3d
 
@@ -256,11 +257,16 @@ class Up(nn.Module):
 
 
 class Restormer3D(nn.Module):
-    """Maps a normalised noisy patch [B,1,T,H,W] to a clean one of the same shape."""
+    """Maps a normalised noisy patch [B,1,T,H,W] to a clean one of the same shape.
+
+    `recomputed_levels` of the finest levels keep nothing of their blocks for the backward pass but
+    what goes in, and compute the rest again there: the same gradients in less memory and more time.
+    """
 
     def __init__(self, config: Restormer3DConfig) -> None:
         super().__init__()
         self.config = config
+        self.recomputed_levels = 0
         dim, heads = config.dim, config.heads
         num_levels = len(config.num_blocks)
 
@@ -294,21 +300,35 @@ class Restormer3D(nn.Module):
         t, h, w = (side ** (len(self.config.num_blocks) - 1) for side in self.config.down_factor)
         return t, h, w
 
+    @property
+    def num_levels(self) -> int:
+        """From the full plane to the coarsest."""
+        return len(self.config.num_blocks)
+
+    def _through(self, blocks: nn.Module, x: Tensor, level: int) -> Tensor:
+        """The blocks of a level, 0 the finest, one after the other."""
+        assert isinstance(blocks, nn.Sequential)
+        is_recomputed = level < self.recomputed_levels and torch.is_grad_enabled()
+        for block in blocks:
+            x = checkpoint(block, x, use_reentrant=False) if is_recomputed else block(x)
+        return x
+
     def forward(self, noisy: Tensor) -> Tensor:
         """Denoise [B,1,T,H,W]."""
         if any(side % step for side, step in zip(noisy.shape[2:], self.stride, strict=True)):
             raise ValueError(f"patch {tuple(noisy.shape[2:])} is no multiple of {self.stride}")
         x = self.embed(noisy).contiguous(memory_format=torch.channels_last_3d)
         skips = []
-        for encoder, down in zip(self.encoders, self.downs, strict=True):
-            x = encoder(x)
+        coarsest = self.num_levels - 1
+        for level, (encoder, down) in enumerate(zip(self.encoders, self.downs, strict=True)):
+            x = self._through(encoder, x, level)
             skips.append(x)
             x = down(x)
-        x = self.latent(x)
-        for level, (up, decoder) in enumerate(zip(self.ups, self.decoders, strict=True)):
+        x = self._through(self.latent, x, coarsest)
+        for step, (up, decoder) in enumerate(zip(self.ups, self.decoders, strict=True)):
             x = torch.cat([up(x), skips.pop()], dim=1)
-            if level < len(self.reduces):
-                x = self.reduces[level](x)
-            x = decoder(x)
-        denoised = self.out(self.refinement(x))
+            if step < len(self.reduces):
+                x = self.reduces[step](x)
+            x = self._through(decoder, x, coarsest - 1 - step)
+        denoised = self.out(self._through(self.refinement, x, 0))
         return denoised + noisy if self.config.residual else denoised

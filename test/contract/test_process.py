@@ -741,6 +741,7 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
         "steps_skipped": 0,
         "stopped_by": "all steps done",
         "patch": [32, 64, 64],
+        "recomputed_levels": 0,
         "overlap": 0.5,
         "windows": 2,
         "shortened": [],

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.adapt import MAX_BAD_STEPS, AdaptError, AdaptReport, adapt
+from model.adapt import MAX_BAD_STEPS, AdaptError, AdaptReport, adapt, fit_training
+from model.architectures import build, recomputed_levels
 from model.budget import Budget
 from model.config import AdaptConfig, Stage
 from model.device import pick_device
@@ -316,6 +317,37 @@ def test_out_of_memory_with_one_patch_shrinks_it_in_the_plane() -> None:
         Filter(no_more_than(6 * 16 * 16)), movie((20, 80, 80)), config=config, micro_batch=2
     )
     assert (report.steps, report.micro_batch, report.patch) == (4, 1, (6, 16, 16))
+
+
+def test_out_of_memory_with_one_patch_computes_activations_twice_before_it_shrinks() -> None:
+    class Large(Filter):
+        """Fits the memory only with its two levels recomputed."""
+
+        num_levels, recomputed_levels = 2, 0
+
+        def forward(self, patch: Tensor) -> Tensor:
+            if self.recomputed_levels < 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(patch)
+
+    report = run(Large(), config=FIVE, micro_batch=2)
+    assert (report.steps, report.recomputed_levels, report.patch) == (4, 2, CONFIG.patch)
+
+
+@pytest.mark.parametrize(
+    ("each", "levels", "at_once"),
+    [((0.3, 0.1), 0, 3), ((2.0, 0.4), 1, 2), ((3.0, 2.0, 0.9), 2, 1), ((4.0, 3.0), 1, 1)],
+)
+def test_a_network_recomputes_as_few_levels_as_let_one_patch_fit(
+    monkeypatch: pytest.MonkeyPatch, each: tuple[float, ...], levels: int, at_once: int
+) -> None:
+    room = 10**9
+    monkeypatch.setattr("model.adapt.usable_bytes", lambda _: room)
+    monkeypatch.setattr("model.device.usable_bytes", lambda _: room)
+    net = build("restormer3d", dim=8)
+    per_voxel = [int(share * room / 1000) for share in each]
+    assert fit_training(net, pick_device("cpu"), 1000, per_voxel, largest=16) == at_once
+    assert recomputed_levels(net) == levels
 
 
 def test_out_of_memory_when_judging_leaves_the_adaptation_unjudged() -> None:

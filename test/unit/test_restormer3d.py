@@ -1,5 +1,6 @@
 """Restormer3D against its published sizes and an independent, plain computation."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -166,6 +167,31 @@ def test_both_memory_layouts_give_the_same_function() -> None:
     expected = net(x)
     found = net.to(memory_format=torch.channels_last_3d)(x)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_recomputed_levels_keep_less_and_give_the_same_gradients() -> None:
+    net = place(Restormer3D(Restormer3DConfig.tiny()), pick_device("cpu"))
+    noisy = torch.rand(1, 1, 4, 16, 16)
+    kept, gradients = [], []
+    for levels in range(net.num_levels + 1):
+        net.recomputed_levels = levels
+        net.zero_grad()
+        storages: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, seen: dict[int, int] = storages) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = net(noisy).square().mean()
+        kept.append(sum(storages.values()))
+        loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in net.parameters()])
+    assert all(more > less for more, less in itertools.pairwise(kept))
+    assert kept[1] < 0.6 * kept[0]
+    for others in gradients[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(gradients[0], others, strict=True))
 
 
 def test_a_patch_that_cannot_be_halved_three_times_is_refused_by_name() -> None:
