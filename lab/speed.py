@@ -1,7 +1,8 @@
-"""Restormer3D's speed against the same network in plain PyTorch:  python -m lab.speed
+"""Restormer3D's speed against the same network in plain PyTorch:  python -m lab.speed [--monai]
 
-One table from one run, the routes taking turns, so that whatever else the machine does falls on all
-of them alike. All compute the same function of the same weights.
+Tables from one run: the routes, which take turns, so that whatever else the machine does falls on
+all of them alike, and compute the same function of the same weights; how near they come to what the
+machine can do; memory against time; and which operations take it.
 """
 
 from __future__ import annotations
@@ -10,21 +11,30 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
 
-from model.architectures import build, restormer3d
-from model.config import Precision
+from lab.peers.runner import answer_of
+from lab.roofline import Peaks, Work, fastest_of
+from model.architectures import build, recompute, restormer3d
+from model.config import METHODS, Precision
 from model.device import in_precision, pick_device, place
+from model.memory import peak_resident_bytes
 
 CPU = pick_device("cpu")
 WINDOW = (32, 64, 64)
 TRAINING_PATCH = (16, 64, 64)
+OURS = "ours"
+PROFILED = 10
 
 
 def _plain_parts(x: Tensor, expand: nn.Conv3d, mix: nn.Conv3d, parts: int) -> list[Tensor]:
@@ -80,8 +90,8 @@ class Route:
 ROUTES = (
     Route("plain, default layout", is_plain=True, is_channels_last=False),
     Route("plain, channels last", is_plain=True),
-    Route("ours"),
-    Route("ours, bf16", precision="bf16", trains=False),
+    Route(OURS),
+    Route(f"{OURS}, bf16", precision="bf16", trains=False),
 )
 
 
@@ -90,17 +100,29 @@ def _forward(net: nn.Module, noisy: Tensor) -> Tensor:
         return net(noisy)
 
 
+def _loss(net: nn.Module, noisy: Tensor) -> Tensor:
+    return net(noisy).square().mean()
+
+
 def _training_step(net: nn.Module, noisy: Tensor) -> Tensor:
-    loss = net(noisy).square().mean()
+    loss = _loss(net, noisy)
     loss.backward()
     return loss.detach()
 
 
-def fastest(
-    task: Callable[[nn.Module, Tensor], Tensor], rounds: int, *, trains: bool
-) -> list[float]:
+Task = Callable[[nn.Module, Tensor], Tensor]
+
+
+def _input(sides: tuple[int, int, int]) -> Tensor:
+    return torch.rand(1, 1, *sides, generator=torch.Generator().manual_seed(0))
+
+
+# ---- Routes --------------------------------------------------------------------------------------
+
+
+def fastest(task: Task, rounds: int, *, trains: bool) -> list[float]:
     """Seconds of the fastest run of each route; nan where it is not for training."""
-    noisy = torch.rand(1, 1, *(TRAINING_PATCH if trains else WINDOW))
+    noisy = _input(TRAINING_PATCH if trains else WINDOW)
     nets = [route.network() for route in ROUTES]
     best = [float("nan")] * len(ROUTES)
     for _ in range(rounds + 1):  # the first warms up
@@ -115,21 +137,120 @@ def fastest(
     return best
 
 
-def main(argv: Sequence[str]) -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts")
-    rounds = parser.parse_args(argv).rounds
+def _print_routes(rounds: int, *, with_monai: bool) -> tuple[float, float]:
+    """The first table; seconds of our forward and training step."""
+    names = [route.name for route in ROUTES]
     forward = fastest(_forward, rounds, trains=False)
     training = fastest(_training_step, rounds, trains=True)
-    sizes = ["x".join(map(str, sides)) for sides in (WINDOW, TRAINING_PATCH)]
-    print(f"{'':<24}{f'forward {sizes[0]}':>28}{f'training step {sizes[1]}':>34}")
-    for route, *taken in zip(ROUTES, forward, training, strict=True):
+    if with_monai:
+        theirs = answer_of("monai", rounds, *WINDOW, *TRAINING_PATCH)
+        names.append("MONAI's, default layout")
+        forward.append(theirs["forward"])
+        training.append(theirs["training"])
+    print(f"| | forward {_text(WINDOW)} | training step {_text(TRAINING_PATCH)} |\n|---|---:|---:|")
+    for name, *taken in zip(names, forward, training, strict=True):
         cells = [
-            f"{seconds:6.2f} s, {first / seconds:5.2f} times as fast"
+            f"{seconds:.2f} s, {first / seconds:.2f} times as fast" if seconds == seconds else "-"
             for seconds, first in zip(taken, (forward[0], training[0]), strict=True)
         ]
-        print(f"{route.name:<24}{cells[0]:>28}{cells[1] if route.trains else '-':>34}")
+        print(f"| {name} | {cells[0]} | {cells[1]} |")
+    return forward[names.index(OURS)], training[names.index(OURS)]
+
+
+# ---- The machine's limits ------------------------------------------------------------------------
+
+
+def _print_roofline(forward: float, training: float) -> None:
+    peaks = Peaks.measured()
+    print(
+        f"\nThis machine: {peaks.operations / 1e9:.0f} GFLOP/s in products of large matrices, "
+        f"{peaks.bytes / 1e9:.0f} GB/s in copies.\n"
+    )
+    print("| | GFLOP | GB | s for these at least | taken | of the roofline |")
+    print("|---|---:|---:|---:|---:|---:|")
+    route = next(route for route in ROUTES if route.name == OURS)
+    net = route.network()
+    for name, work, taken in (
+        (
+            f"forward {_text(WINDOW)}",
+            Work.of(partial(_forward, net, _input(WINDOW))),
+            forward,
+        ),
+        (
+            f"training step {_text(TRAINING_PATCH)}",
+            Work.of(partial(_loss, net, _input(TRAINING_PATCH)), backward=True),
+            training,
+        ),
+    ):
+        least = peaks.least_seconds(work)
+        print(
+            f"| {name} | {work.operations / 1e9:.0f} | {work.bytes / 1e9:.1f} | "
+            f"{work.operations / peaks.operations:.2f} and {work.bytes / peaks.bytes:.2f} | "
+            f"{taken:.2f} s | {100 * least / taken:.0f} % |"
+        )
+
+
+# ---- Memory --------------------------------------------------------------------------------------
+
+
+def memory_of(levels: int, rounds: int) -> tuple[float, float]:
+    """Seconds and bytes a voxel of a training step with so many levels recomputed.
+
+    To be called in a process of its own: its peak of memory is the process's.
+    """
+    torch.manual_seed(0)
+    net = place(build("restormer3d"), CPU)
+    recompute(net, levels)
+    noisy = _input(TRAINING_PATCH)
+    before = peak_resident_bytes()
+    seconds = fastest_of(lambda: _training_step(net, noisy), rounds)
+    return seconds, (peak_resident_bytes() - before) / noisy.numel()
+
+
+def _print_memory(rounds: int) -> None:
+    print(
+        "\n| levels of which activations are computed twice | bytes a voxel | training step "
+        f"{_text(TRAINING_PATCH)} |\n|---|---:|---:|"
+    )
+    for levels in range(len(METHODS["restormer3d"].training_bytes_per_voxel)):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            seconds, each = process.submit(memory_of, levels, rounds).result()
+        print(f"| {levels} | {each:,.0f} | {seconds:.2f} s |", flush=True)
+
+
+# ---- What takes the time -------------------------------------------------------------------------
+
+
+def _print_profile() -> None:
+    noisy = _input(TRAINING_PATCH)
+    for route in ROUTES[1:3]:
+        net = route.network()
+        with route.layers():
+            _training_step(net, noisy)
+            with profile(activities=[ProfilerActivity.CPU]) as found:
+                _training_step(net, noisy)
+        total = sum(event.self_cpu_time_total for event in found.key_averages())
+        most = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
+        print(f"\n| {route.name}: a training step's operations | share | times |\n|---|---:|---:|")
+        for event in most[:PROFILED]:
+            share = 100 * event.self_cpu_time_total / total
+            print(f"| {event.key} | {share:.1f} % | {event.count} |")
+
+
+def _text(sides: tuple[int, int, int]) -> str:
+    return "x".join(map(str, sides))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--rounds", type=int, default=3, help="of which the fastest counts")
+    add("--monai", action="store_true", help="also MONAI's network, installed for it into .peers/")
+    args = parser.parse_args(argv)
+    _print_roofline(*_print_routes(args.rounds, with_monai=args.monai))
+    _print_memory(args.rounds)
+    _print_profile()
 
 
 if __name__ == "__main__":

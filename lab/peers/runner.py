@@ -106,6 +106,16 @@ PEERS: dict[str, Peer] = {
     ),
 }
 
+# Networks of others whose speed alone is of interest: their scripts print an answer.
+NETWORKS: dict[str, Peer] = {
+    "monai": Peer(
+        title="MONAI's Restormer 3D",
+        script="time_monai.py",
+        bare_requirements=("monai==1.6.1", "einops==0.8.1"),
+        requirements=("torch==2.13.0", "numpy==2.4.6"),
+    ),
+}
+
 
 def _last_lines(text: str) -> str:
     return "\n".join(text.strip().splitlines()[-NUM_LINES:]) or "(it said nothing)"
@@ -136,7 +146,7 @@ def _answers(*command: str | Path) -> bool:
 
 def prepare(name: str) -> Path:
     """The interpreter of a peer's environment, made or completed if need be."""
-    peer, venv = PEERS[name], VENVS / name
+    peer, venv = (PEERS | NETWORKS)[name], VENVS / name
     python, stamp = venv / "bin" / "python", venv / STAMP
     wanted = "\n".join([*peer.bare_requirements, *peer.requirements]) + "\n"
     if python.exists() and stamp.is_file() and stamp.read_text() == wanted:
@@ -188,6 +198,18 @@ def _measured(name: str, command: Sequence[str | Path]) -> PeerRun:
         hint = "; try a shorter or smaller stack, it may need more memory" if code == -9 else ""
         raise PeerError(f"{name}: {PEERS[name].title} failed ({how}){hint}:\n{_last_lines(said)}")
     return PeerRun(seconds=found["seconds"], peak_bytes=found["peak_bytes"])
+
+
+def answer_of(name: str, *arguments: int) -> dict[str, float]:
+    """What the script of one of `NETWORKS` prints as JSON; PeerError if it fails."""
+    command = [prepare(name), "-E", SCRIPTS / NETWORKS[name].script, *arguments]
+    done = subprocess.run(  # noqa: S603
+        [str(word) for word in command], env=_environment(name), capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise PeerError(f"{name}: exit code {done.returncode}:\n{_last_lines(done.stderr)}")
+    answer: dict[str, float] = json.loads(done.stdout)
+    return answer
 
 
 def _check_result(name: str, result: Path, shape: tuple[int, ...]) -> None:

@@ -2,13 +2,14 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from model.architectures import build
+from model.architectures import blocks, build
 from model.architectures.blocks import depthwise_conv3d, is_channels_last, pointwise_conv3d
 from model.architectures.restormer3d import (
     ChannelAttention,
@@ -83,7 +84,11 @@ def test_unshuffle_equals_the_library_on_every_frame_and_shuffle_undoes_it() -> 
     assert torch.equal(channels_to_space(space_to_channels(x, (2, 2, 2)), (2, 2, 2)), x)
 
 
-def test_convolutions_equal_the_library_and_so_do_their_gradients(features: torch.Tensor) -> None:
+@pytest.mark.parametrize("multiplies_slowly", [False, True])
+def test_convolutions_equal_the_library_and_so_do_their_gradients(
+    features: torch.Tensor, multiplies_slowly: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "MULTIPLIES_SLOWLY", multiplies_slowly)
     point = torch.randn(5, 8, 1, 1, 1, requires_grad=True)
     depth = torch.randn(8, 1, 3, 3, 3, requires_grad=True)
     for ours, theirs, weight in (
@@ -97,6 +102,15 @@ def test_convolutions_equal_the_library_and_so_do_their_gradients(features: torc
         torch.testing.assert_close(ours(x, weight), theirs(x, weight), rtol=1e-5, atol=1e-5)
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("vendor", ["GenuineIntel", "AuthenticAMD"])
+def test_matrix_products_are_avoided_where_mkl_is_slow(
+    vendor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.mkl.is_available", lambda: True)
+    monkeypatch.setattr(Path, "read_text", lambda _: f"processor: 0\nvendor_id: {vendor}\n")
+    assert blocks._multiplies_slowly() == (vendor == "AuthenticAMD")
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3])
