@@ -48,13 +48,27 @@ def _plain_norm(norm: restormer3d.ChannelNorm, x: Tensor) -> Tensor:
     return x / deviation * norm.gain.view(-1, 1, 1, 1)
 
 
+class _PlainProducts:
+    @staticmethod
+    def apply(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        squares = query.norm(dim=-1).square(), key.norm(dim=-1).square()
+        return query @ key.transpose(-1, -2), *squares
+
+
+class _PlainGate:
+    @staticmethod
+    def apply(gate: Tensor, content: Tensor) -> Tensor:
+        return functional.gelu(gate) * content
+
+
 @contextmanager
 def plain_layers() -> Iterator[None]:
     """Inside, every layer is what the library makes of its formula."""
     with (
         patch.object(restormer3d, "expand_and_mix", _plain_parts),
         patch.object(restormer3d, "pointwise_conv3d", functional.conv3d),
-        patch.object(restormer3d, "length", lambda v: v.norm(dim=-1).clamp_min(1e-12)),
+        patch.object(restormer3d, "_ChannelProducts", _PlainProducts),
+        patch.object(restormer3d, "_GeluGate", _PlainGate),
         patch.object(restormer3d.ChannelNorm, "forward", _plain_norm),
     ):
         yield

@@ -157,7 +157,7 @@ METHODS: dict[str, Method] = {
             Stage(kind="blindspot", steps=4000, learning_rate=3e-4, final_learning_rate=1e-6),
         ),
         takes_bf16=True,
-        training_bytes_per_voxel=(50_000, 35_000, 29_000, 27_000),
+        training_bytes_per_voxel=(50_000, 33_000, 26_000, 25_000),
         inference_bytes_per_voxel=6_000,
     ),
     # Zero-shot: 400 + 4000 iterations on every stack, which end in the noise to be subtracted.

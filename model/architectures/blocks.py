@@ -89,7 +89,10 @@ class _DepthwiseConv3d(torch.autograd.Function):
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last_3d)
+        # Through one dimension, for the strides of a batch of one may be anything: where they are
+        # not the usual ones, the library takes the layout for another, copies, and is slow.
+        voxels = grad.movedim(1, -1)
+        grad = voxels.reshape(-1).view(voxels.shape).movedim(-1, 1)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             flipped = weight.flip(2, 3, 4)

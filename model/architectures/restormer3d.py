@@ -129,13 +129,41 @@ def expand_and_mix(x: Tensor, expand: Pointwise, mix: Depthwise, parts: int) -> 
     ]
 
 
-def length(vectors: Tensor) -> Tensor:
-    """Euclidean length over the last axis, at least 1e-12.
+def _gradient_of_factor(other: Tensor, pull: Tensor, own: Tensor, square_pull: Tensor) -> Tensor:
+    """`pull @ other + 2 * square_pull * own`, [B,heads,d,N], in the memory layout of `own`."""
+    if own.stride(-2) == 1:  # voxel after voxel: else the convolution below must turn it around
+        product = (other.transpose(-1, -2) @ pull.transpose(-1, -2)).transpose(-1, -2)
+    else:
+        product = pull @ other
+    return product.addcmul_(own, 2 * square_pull.unsqueeze(-1))
 
-    From the squares: the library's norm takes seven times as long where that axis is not the
-    innermost.
+
+class _ChannelProducts(torch.autograd.Function):
+    """Products [B,heads,d,d] of all channels of two [B,heads,d,N], and their squared lengths.
+
+    The squares [B,heads,d] are summed at once: the library's norm takes seven times as long where
+    voxels are not innermost.
     """
-    return vectors.square().sum(-1).clamp_min(1e-24).sqrt()
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(query, key)
+        return query @ key.transpose(-1, -2), query.square().sum(-1), key.square().sum(-1)
+
+    @staticmethod
+    def backward(  # type: ignore[no-untyped-def]
+        ctx, grad: Tensor, grad_query_square: Tensor, grad_key_square: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        query, key = ctx.saved_tensors
+        return (
+            _gradient_of_factor(key, grad, query, grad_query_square),
+            _gradient_of_factor(query, grad.transpose(-1, -2), key, grad_key_square),
+        )
+
+
+def length_of(square: Tensor) -> Tensor:
+    """Its root, at least 1e-12."""
+    return square.clamp_min(1e-24).sqrt()
 
 
 class ChannelAttention(nn.Module):
@@ -158,9 +186,9 @@ class ChannelAttention(nn.Module):
         )  # [B,heads,d,N]
         # Unit length along N is a factor per row and column of the small [d,d] product, so the
         # normalised copies of query and key are never made.
-        query_length, key_length = length(query), length(key)  # [B,heads,d]
-        scores = query @ key.transpose(-1, -2)  # [B,heads,d,d]
-        scores = scores / (query_length.unsqueeze(-1) * key_length.unsqueeze(-2))
+        scores, query_square, key_square = _ChannelProducts.apply(query, key)
+        lengths = length_of(query_square).unsqueeze(-1) * length_of(key_square).unsqueeze(-2)
+        scores = scores / lengths  # [B,heads,d,d]
         attention = (scores * self.temperature.view(-1, 1, 1)).softmax(dim=-1)
         # project(attention @ value) is one [C,C] matrix per sample: two products in one.
         weight = self.project.weight.view(channels, self.num_heads, -1).transpose(
@@ -169,6 +197,21 @@ class ChannelAttention(nn.Module):
         combined = (weight @ attention).transpose(1, 2).reshape(batch, channels, channels)
         mixed = value.flatten(1, 2).transpose(1, 2) @ combined.transpose(1, 2)  # [B,N,C]
         return mixed.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class _GeluGate(torch.autograd.Function):
+    """`gelu(gate) * content`, which keeps no more than the two."""
+
+    @staticmethod
+    def forward(ctx, gate: Tensor, content: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(gate, content)
+        return functional.gelu(gate).mul_(content)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        gate, content = ctx.saved_tensors
+        grad_gate = torch.ops.aten.gelu_backward(grad * content, gate)
+        return grad_gate, functional.gelu(gate).mul_(grad)
 
 
 class GatedFeedForward(nn.Module):
@@ -184,7 +227,7 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform every voxel of [B,C,T,H,W]."""
         gate, content = expand_and_mix(x, self.expand, self.mix, 2)
-        return self.project(functional.gelu(gate) * content)
+        return self.project(_GeluGate.apply(gate, content))
 
 
 class TransformerBlock(nn.Module):

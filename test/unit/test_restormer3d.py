@@ -1,6 +1,7 @@
 """Restormer3D against its published sizes and an independent, plain computation."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from model.architectures.restormer3d import (
     GatedFeedForward,
     Restormer3D,
     Restormer3DConfig,
+    _ChannelProducts,
+    _GeluGate,
     channels_to_space,
     space_to_channels,
 )
@@ -172,6 +175,34 @@ def test_feed_forward_equals_the_written_out_formula(features: torch.Tensor) -> 
     gate, content = hidden[:, :16], hidden[:, 16:]
     expected = functional.conv3d(functional.gelu(gate) * content, block.project.weight)
     torch.testing.assert_close(block(features), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_products_of_channels_have_the_librarys_gradients(features: torch.Tensor) -> None:
+    def written_out(query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return query @ key.transpose(-1, -2), query.square().sum(-1), key.square().sum(-1)
+
+    query, key = (features.flatten(2).unflatten(1, (2, 4)) * by for by in (1.0, -0.3))
+    query.requires_grad_()
+    key.requires_grad_()
+    pulls = [torch.randn_like(each) for each in written_out(query, key)]
+
+    def gradients(of: Callable[..., tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+        loss = sum((a * b).sum() for a, b in zip(of(query, key), pulls, strict=True))
+        return torch.autograd.grad(loss, (query, key))
+
+    for a, b in zip(gradients(_ChannelProducts.apply), gradients(written_out), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        assert a.stride(-2) == query.stride(-2)
+
+
+def test_the_gate_has_the_librarys_gradients(features: torch.Tensor) -> None:
+    gate, content = features.clone().requires_grad_(), (1 - features).detach().requires_grad_()
+    pull = torch.randn_like(features)
+    found = torch.autograd.grad((_GeluGate.apply(gate, content) * pull).sum(), (gate, content))
+    plain = functional.gelu(gate) * content
+    expected = torch.autograd.grad((plain * pull).sum(), (gate, content))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_both_memory_layouts_give_the_same_function() -> None:
