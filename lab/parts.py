@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+from torch import nn
 
 from lab.factors import as_guessed, factors_of
 from lab.metrics import stsnr
@@ -52,19 +53,23 @@ def wandering(movie: np.ndarray) -> np.ndarray:
     return np.maximum(np.stack(moved), 0)
 
 
+def shipped_network() -> nn.Module:
+    """The method's, as it is shipped."""
+    return load_network(read_checkpoint(SHIPPED_WEIGHTS / f"{METHOD}.safetensors", METHOD))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Halves:
-    """Of the shipped network."""
+    """Of a network for factors."""
 
     courses: DenoiseCourses
     images: Callable[[np.ndarray], np.ndarray]
 
     @classmethod
-    def shipped(cls) -> Halves:
-        """On the CPU."""
+    def of(cls, net: nn.Module) -> Halves:
+        """Of a whole one, on the CPU."""
         device = pick_device("cpu")
-        path = SHIPPED_WEIGHTS / f"{METHOD}.safetensors"
-        net = place(load_network(read_checkpoint(path, METHOD)), device).eval()
+        net = place(net, device).eval()
         return cls(
             courses=partial(denoised_courses, net, device),
             images=partial(denoised_images, net, device),
@@ -85,6 +90,11 @@ def _found(
     if images:
         found.denoise_images(images)
     return _rendered(found)
+
+
+def denoised_by(measured: LowRank, net: Halves) -> np.ndarray:
+    """What `lowrank_unet` makes of a recording with these halves: [T,H,W]."""
+    return _found(measured, net.courses, net.images)
 
 
 def _told_courses(measured: LowRank, clean: np.ndarray, net: Halves) -> np.ndarray:
@@ -124,8 +134,8 @@ def scores(clean: np.ndarray, level: int, net: Halves, config: LowRankConfig) ->
         "no network (lowrank)": _found(measured, None, None),
         "network for courses alone": _found(measured, net.courses, None),
         "network for images alone": _found(measured, as_guessed, net.images),
-        "both (lowrank_unet)": _found(measured, net.courses, net.images),
-        "both, motion left in": _found(unmoved, net.courses, net.images),
+        "both (lowrank_unet)": denoised_by(measured, net),
+        "both, motion left in": denoised_by(unmoved, net),
         "told the true courses": _told_courses(measured, clean, net),
         "told the true images": _told_images(measured, clean, net),
     }
@@ -137,7 +147,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("movies", type=Path, nargs="+", metavar="MOVIE.npz")
     args = parser.parse_args(argv)
-    net, config = Halves.shipped(), METHODS[METHOD].low_rank
+    net, config = Halves.of(shipped_network()), METHODS[METHOD].low_rank
     assert config is not None
     movies = [load_movie(path) for path in args.movies]
     cases = {f"{n} frames": [held_out(movie)[:n] for movie in movies] for n in LENGTHS}
