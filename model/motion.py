@@ -8,6 +8,7 @@ which leaves white noise white.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from model.config import MotionConfig
 from model.frames import JoinedFrames
 from model.memory import available_bytes
 from model.parallel import in_parallel
+
+logger = logging.getLogger(__name__)
 
 Frames = np.ndarray | JoinedFrames
 # Values [T,K] in noise of variance 1 to what stands above it.
@@ -177,8 +180,6 @@ def measure_motion(
     """
     if min(frames.shape[1:]) < config.least_side:
         return None
-    if 4 * math.prod(frames.shape) > config.memory_share * available_bytes():
-        return None  # the still frames would not fit
     try:
         tracker = _Tracker(background.mean, background.deviation, config)
     except np.linalg.LinAlgError:
@@ -191,7 +192,16 @@ def measure_motion(
     is_sane = np.abs(shifts).max() <= 2 * config.largest  # not so nan
     if not is_sane or common < max(config.least**2, config.agreement * apart):
         return None
+    motion, needed = Motion(shifts=shifts), 4 * math.prod(frames.shape)
+    if needed > config.memory_share * available_bytes():
+        logger.warning(
+            "  frames move by %.1f pixels and are not aligned: that would take %.1f GB; align them "
+            "before, or give more memory",
+            motion.deviation,
+            needed / 1e9,
+        )
+        return None
     # again, against an image that is not smeared
-    still = Motion(shifts=shifts).undone(frames)
+    still = motion.undone(frames)
     tracker = _Tracker(still.mean(0, dtype=np.float64), background.deviation, config)
     return Motion(shifts=tracker.filtered(tracker.measure(frames)[0], 0, keep))

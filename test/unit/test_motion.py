@@ -124,10 +124,15 @@ def test_where_an_image_lies_that_is_the_same_everywhere_cannot_be_told() -> Non
     assert measured(frames) is None
 
 
-def test_still_frames_that_would_not_fit_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = noisy(moving(shifts_of(1.5)))
-    monkeypatch.setattr(motion, "available_bytes", lambda: 4.0 * frames.size)
-    assert measured(frames) is None
+def test_still_frames_that_would_not_fit_are_not_made_and_the_user_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(motion, "available_bytes", lambda: 4.0 * NUM_FRAMES * SIDE**2)
+    assert measured(noisy(moving(np.zeros((NUM_FRAMES, 2))))) is None
+    assert not caplog.messages  # there was nothing to align
+    assert measured(noisy(moving(shifts_of(1.5)))) is None
+    assert "move by 1." in caplog.text
+    assert "give more memory" in caplog.text
 
 
 def test_frames_too_small_to_tell_are_taken_for_still() -> None:
