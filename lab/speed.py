@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from lab.peers.runner import answer_of
+from lab.peers.runner import PeerError, answer_of
 from lab.roofline import Peaks, Work, fastest_of
 from model.architectures import build, recompute, restormer3d
 from model.config import METHODS, Precision
@@ -262,7 +262,11 @@ def main(argv: Sequence[str]) -> None:
     add("--rounds", type=int, default=3, help="of which the fastest counts")
     add("--monai", action="store_true", help="also MONAI's network, installed for it into .peers/")
     args = parser.parse_args(argv)
-    _print_roofline(*_print_routes(args.rounds, with_monai=args.monai))
+    try:
+        ours = _print_routes(args.rounds, with_monai=args.monai)
+    except PeerError as error:
+        parser.error(str(error))
+    _print_roofline(*ours)
     _print_memory(args.rounds)
     _print_profile()
 

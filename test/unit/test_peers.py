@@ -128,6 +128,17 @@ def test_an_unknown_peer_is_told_with_the_known_ones(noisy: Path, tmp_path: Path
         run_peer("n2x", noisy, tmp_path / "result.tif", seconds=1)
 
 
+def test_a_networks_script_answers_with_figures(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake("import json, sys; print(json.dumps({'sum': sum(map(int, sys.argv[1:]))}))")
+    monkeypatch.setitem(runner.NETWORKS, "fake", PEERS["fake"])
+    assert runner.answer_of("fake", 2, 3) == {"sum": 5}
+    fake("raise SystemExit('no such axis')")
+    with pytest.raises(PeerError, match="fake: exit code 1:\nno such axis"):
+        runner.answer_of("fake")
+
+
 # ---- Environments -------------------------------------------------------------------------------
 
 
