@@ -1,5 +1,6 @@
 """Devices: which one and why, what fits its memory, and what counts as too little of it."""
 
+import platform
 import re
 import subprocess
 import sys
@@ -134,6 +135,22 @@ def test_a_batch_is_never_larger_than_is_useful(cpu: Device) -> None:
 
 def test_a_batch_has_at_least_one_patch_even_where_it_may_not_fit(cpu: Device) -> None:
     assert fitting_batch(cpu, 10**9, 10**9, largest=16) == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks the GNU C library")
+def test_memory_that_the_c_library_keeps_can_still_be_taken() -> None:
+    ask = """
+import torch
+from model.device import pick_device, place
+from model.memory import reusable_bytes
+place(torch.nn.Identity(), pick_device("cpu"))  # from here on it keeps what is freed
+taken = torch.ones(50_000_000)
+while_taken = reusable_bytes()
+del taken
+print(reusable_bytes() - while_taken)
+"""
+    said = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, check=True)
+    assert int(said.stdout) == pytest.approx(4 * 50_000_000, rel=0.01)
 
 
 def test_the_peak_of_the_host_is_in_bytes(cpu: Device) -> None:
