@@ -106,7 +106,8 @@ class LowRankConfig:
     space_sigmas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4)  # and one of these
     mean_sigmas: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
     spectrum_smoothing: float = 4.0  # frequencies over which a course's spectrum is averaged
-    threshold_margin: float = 1.02  # over the greatest component of noise alone
+    threshold_margin: float = 1.02  # over the greatest component of noise alone,
+    threshold_rounds: int = 2  # measured so often, each time with less of the signals in it
     sampled_blocks: int = 12  # on which the spatial blur is chosen
     probe: float = 0.3  # of Stein's estimate, in deviations of the noise
     motion: MotionConfig = field(default_factory=MotionConfig)

@@ -101,13 +101,15 @@ class Factors:
     footprints: np.ndarray  # [K,h*w] float32
 
 
-def decompose(block: np.ndarray, smoothed: np.ndarray, threshold: float) -> Components:
-    """Components of a standardised block [T,h,w].
+def standing_out(
+    block: np.ndarray, principal: tuple[torch.Tensor, torch.Tensor], threshold: float
+) -> Components:
+    """Of the `principal_components` of a smoothed block, those that stand above the noise.
 
-    Those of the smoothed block that stand above `threshold`, the greatest singular value that noise
-    alone would have; their courses come from the block as it is.
+    Above `threshold`, the greatest singular value that noise alone would have. Their courses come
+    from the block [T,h,w] as it is.
     """
-    singular, vectors = principal_components(_flat(smoothed))
+    singular, vectors = principal
     kept = int((singular > threshold).sum())
     footprints = vectors[:, :kept]  # [P,K]
     strength = singular[:kept].numpy()
@@ -116,6 +118,11 @@ def decompose(block: np.ndarray, smoothed: np.ndarray, threshold: float) -> Comp
         footprints=footprints.T.numpy(),
         shrinkage=np.sqrt(1 - np.square(threshold / strength)),
     )
+
+
+def decompose(block: np.ndarray, smoothed: np.ndarray, threshold: float) -> Components:
+    """Components of a standardised block [T,h,w], by those of the same block smoothed."""
+    return standing_out(block, principal_components(_flat(smoothed)), threshold)
 
 
 def shrunk(found: Components, config: LowRankConfig) -> Factors:
@@ -138,9 +145,16 @@ def orthonormal_courses(courses: np.ndarray) -> np.ndarray:
 # ---- The recording ----------------------------------------------------------------------------
 
 
-def _smooth(block: np.ndarray, space_sigma: float, config: LowRankConfig) -> np.ndarray:
-    sigma = (config.time_sigma, space_sigma, space_sigma)
-    return ndimage.gaussian_filter(block, sigma, truncate=TRUNCATE)
+def _smooth_in_time(block: np.ndarray, config: LowRankConfig) -> np.ndarray:
+    return ndimage.gaussian_filter1d(block, config.time_sigma, axis=0, truncate=TRUNCATE)
+
+
+def _smooth_in_space(block: np.ndarray, sigma: float) -> np.ndarray:
+    return ndimage.gaussian_filter(block, (0, sigma, sigma), truncate=TRUNCATE)
+
+
+def _smooth(block: np.ndarray, sigma: float, config: LowRankConfig) -> np.ndarray:
+    return _smooth_in_space(_smooth_in_time(block, config), sigma)
 
 
 def _noise_only(block: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -148,11 +162,70 @@ def _noise_only(block: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     With the noise's own correlations within a frame, which a formula would not know.
     """
-    pairs = [(block[first + 1 :: 2][:n] - block[first::2][:n]) / np.sqrt(2)
+    pairs = [(block[first + 1 :: 2][:n] - block[first::2][:n]) / math.sqrt(2)
              for first, n in ((0, len(block) // 2), (1, (len(block) - 1) // 2))]  # fmt: skip
     noise = np.concatenate(pairs)
     noise = noise[rng.permutation(len(noise))]
     return np.concatenate([noise, noise[: len(block) - len(noise)]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """A standardised block on which the spatial scale is chosen; all [T,h,w] float32."""
+
+    block: np.ndarray
+    probe: np.ndarray  # of Stein's estimate
+    # Smoothed in time:
+    smoothed: np.ndarray  # block
+    smoothed_noise: np.ndarray  # like the block's
+    smoothed_probe: np.ndarray
+
+    @classmethod
+    def of(
+        cls, block: np.ndarray, noise: np.ndarray, probe: np.ndarray, config: LowRankConfig
+    ) -> _Sample:
+        return cls(
+            block=block,
+            probe=probe,
+            smoothed=_smooth_in_time(block, config),
+            smoothed_noise=_smooth_in_time(noise, config),
+            smoothed_probe=_smooth_in_time(probe, config),
+        )
+
+    def principal(self, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the block smoothed in space, too."""
+        return principal_components(_flat(_smooth_in_space(self.smoothed, sigma)))
+
+    def greatest_of_noise(
+        self, principal: tuple[torch.Tensor, torch.Tensor], threshold: float, sigma: float
+    ) -> float:
+        """The noise's greatest singular value beside the components above `threshold`.
+
+        For the differences that the noise was taken from have strong fast signals in them, too.
+        """
+        singular, vectors = principal
+        flat, signal = _flat(self.smoothed_noise), vectors[:, singular > threshold]
+        rest = (flat - (flat @ signal) @ signal.T).numpy().reshape(self.block.shape)
+        return float(principal_components(_flat(_smooth_in_space(rest, sigma)))[0][0])
+
+    def risk(
+        self,
+        principal: tuple[torch.Tensor, torch.Tensor],
+        threshold: float,
+        sigma: float,
+        config: LowRankConfig,
+    ) -> float:
+        """Stein's estimate of the mean squared error, up to a constant, in units of the noise."""
+
+        def estimate(noisy: np.ndarray, found: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
+            factors = shrunk(standing_out(noisy, found, threshold), config)
+            return (factors.courses @ factors.footprints).reshape(noisy.shape)
+
+        moved = _smooth_in_space(self.smoothed + self.smoothed_probe, sigma)
+        denoised = estimate(self.block, principal)
+        change = estimate(self.block + self.probe, principal_components(_flat(moved))) - denoised
+        divergence = (self.probe * change).mean() / config.probe**2
+        return float(np.square(denoised - self.block).mean() + 2 * divergence)
 
 
 class LowRank:
@@ -241,37 +314,26 @@ class LowRank:
         config = self.config
         corners = [(row, column) for row in self.rows.starts for column in self.columns.starts]
         few = self._rng.permutation(len(corners))[: config.sampled_blocks]
-
-        def top(noise: np.ndarray, sigma: float) -> float:
-            return float(principal_components(_flat(_smooth(noise, sigma, config)))[0][0])
-
         blocks = [self._standardised(*self.block_at(*corners[i])) for i in few]
         noises = [_noise_only(block, self._rng) for block in blocks]
         probes = [
             config.probe * self._rng.standard_normal(b.shape, dtype=np.float32) for b in blocks
         ]
+        samples = list(in_parallel(partial(_Sample.of, config=config), blocks, noises, probes))
         best, least = (config.space_sigmas[0], np.inf), np.inf
         for sigma in config.space_sigmas:
-            greatest = max(in_parallel(partial(top, sigma=sigma), noises))
-            threshold = config.threshold_margin * greatest
-            risk_of = partial(self._risk, sigma=sigma, threshold=threshold)
-            risk = sum(in_parallel(risk_of, blocks, probes)) / len(blocks)
+            principal = list(in_parallel(partial(_Sample.principal, sigma=sigma), samples))
+            threshold = math.inf
+            for _ in range(config.threshold_rounds):
+                of_noise = partial(_Sample.greatest_of_noise, threshold=threshold, sigma=sigma)
+                greatest = max(in_parallel(of_noise, samples, principal))
+                threshold = config.threshold_margin * greatest
+            risk_of = partial(_Sample.risk, threshold=threshold, sigma=sigma, config=config)
+            risk = sum(in_parallel(risk_of, samples, principal)) / len(samples)
             logger.debug("  spatial scale %.1f: estimated risk %.5f", sigma, risk)
             if risk < least:
                 best, least = (sigma, threshold), risk
         return best
-
-    def _risk(self, block: np.ndarray, probe: np.ndarray, sigma: float, threshold: float) -> float:
-        """Stein's estimate of the mean squared error, up to a constant, in units of the noise."""
-
-        def estimate(noisy: np.ndarray) -> np.ndarray:
-            smoothed = _smooth(noisy, sigma, self.config)
-            factors = shrunk(decompose(noisy, smoothed, threshold), self.config)
-            return (factors.courses @ factors.footprints).reshape(noisy.shape)
-
-        denoised = estimate(block)
-        divergence = (probe * (estimate(block + probe) - denoised)).mean() / self.config.probe**2
-        return float(np.square(denoised - block).mean() + 2 * divergence)
 
     def each_block(self, work: Callable[[Corner, np.ndarray, Components], Made]) -> Iterator[Made]:
         """What `work` makes of every block's corner, standardised values and components, in order.

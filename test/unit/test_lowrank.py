@@ -82,6 +82,20 @@ def test_noise_that_is_alike_along_lines_gives_no_component_either() -> None:
     assert found_in(frames).num_components <= 1
 
 
+def test_strong_fast_signals_are_not_taken_for_noise() -> None:
+    """They differ between neighbouring frames as noise does, and would hide weaker ones."""
+    calm = noisy(np.full((200, 40, 36), 200.0), gain=2.0)
+    spikes = np.random.default_rng(2).random(200) < 0.05
+    course = 1000 * np.convolve(spikes, np.exp(-np.arange(60) / 6))[:200]
+    cell = ndimage.gaussian_filter(np.eye(40, 36), 1.5)
+    active = calm + course[:, None, None] * cell
+    one_scale = replace(CONFIG, space_sigmas=(0.5,))
+    found, alone = LowRank(active, one_scale), LowRank(calm, one_scale)
+    assert found.threshold == pytest.approx(alone.threshold, rel=0.05)
+    once = LowRank(active, replace(one_scale, threshold_rounds=1))
+    assert once.threshold > 1.5 * alone.threshold
+
+
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
 def test_components_are_those_of_a_singular_value_decomposition(shape: tuple[int, int]) -> None:
     block = torch.from_numpy(np.random.default_rng(0).normal(size=shape))
