@@ -215,10 +215,12 @@ def infer(
         finished = blend.advance()
         if finished is not None:
             if not bool(torch.isfinite(finished).all()):
-                raise InferenceError(
-                    "the network gave values that are not finite; try --steps 0, which leaves "
-                    "the checkpoint as it is, and report the stack"
+                remedy = (
+                    "--steps 0, which leaves the checkpoint as it is, and report the stack"
+                    if precision == "fp32"
+                    else "--precision fp32"
                 )
+                raise InferenceError(f"the network gave values that are not finite; try {remedy}")
             yield finished.cpu().numpy()
 
 

@@ -79,8 +79,7 @@ class _DepthwiseConv3d(torch.autograd.Function):
     """3x3x3 depth-wise convolution with gradients of our own, by the library's fast routes."""
 
     @staticmethod
-    # under autocast: both in the lower precision, in both directions
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
+    @torch.amp.custom_fwd(device_type="cpu")
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight)
         return functional.conv3d(x, weight, padding=1, groups=len(weight))
@@ -109,5 +108,8 @@ def depthwise_conv3d(x: Tensor, weight: Tensor) -> Tensor:
     forward convolution that it is equal to.
     """
     if is_channels_last(x) and x.device.type == "cpu":
+        if torch.is_autocast_enabled("cpu"):  # the gradients, too, in what it was computed in
+            precision = torch.get_autocast_dtype("cpu")
+            x, weight = x.to(precision), weight.to(precision)
         return _DepthwiseConv3d.apply(x, weight)
     return functional.conv3d(x, weight, padding=1, groups=len(weight))

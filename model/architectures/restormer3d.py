@@ -138,6 +138,17 @@ def _gradient_of_factor(other: Tensor, pull: Tensor, own: Tensor, square_pull: T
     return product.addcmul_(own, 2 * square_pull.unsqueeze(-1))
 
 
+def _products(query: Tensor, key: Tensor) -> Tensor:
+    """Of channels of [B,heads,d,N]: [B,heads,d,d]; of fp16, which ends below such sums, in fp32."""
+    if query.dtype != torch.float16:
+        return query @ key.transpose(-1, -2)
+    # the library scales before it rounds, and the means do fit
+    left, right = query.flatten(0, 1), key.flatten(0, 1).transpose(-1, -2)
+    num_voxels = query.shape[-1]
+    mean = torch.baddbmm(left.new_zeros(1, 1, 1), left, right, beta=0, alpha=1 / num_voxels)
+    return mean.unflatten(0, query.shape[:2]).float() * num_voxels
+
+
 class _ChannelProducts(torch.autograd.Function):
     """Products [B,heads,d,d] of all channels of two [B,heads,d,N], and their squared lengths.
 
@@ -148,7 +159,8 @@ class _ChannelProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(query, key)
-        return query @ key.transpose(-1, -2), query.square().sum(-1), key.square().sum(-1)
+        squares = [factor.square().sum(-1, dtype=torch.float32) for factor in (query, key)]
+        return _products(query, key), squares[0], squares[1]
 
     @staticmethod
     def backward(  # type: ignore[no-untyped-def]

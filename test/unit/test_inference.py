@@ -183,6 +183,16 @@ def test_an_answer_that_is_not_finite_is_an_error(value: float) -> None:
         denoise(Answer(spoil), movie((9, 16, 16)))
 
 
+def test_a_lower_precision_is_the_first_thing_to_suspect_then() -> None:
+    frames = movie((9, 16, 16))
+    blocks = infer(
+        Answer(lambda windows: windows / 0), frames, AS_IT_IS, grid_over(frames.shape),
+        device=pick_device("cpu"), tile_batch=1, precision="fp16",
+    )  # fmt: skip
+    with pytest.raises(InferenceError, match="not finite; try --precision fp32"):
+        list(blocks)
+
+
 def measured(net: nn.Module, tile_batch: int) -> float:
     frames = movie((9, 35, 40))
     return seconds_per_window(

@@ -21,9 +21,11 @@ from model.architectures.restormer3d import (
     _ChannelProducts,
     _GeluGate,
     channels_to_space,
+    expand_and_mix,
     space_to_channels,
 )
-from model.device import pick_device, place
+from model.config import Precision
+from model.device import in_precision, pick_device, place
 
 
 def num_parameters(net: nn.Module) -> int:
@@ -212,6 +214,36 @@ def test_both_memory_layouts_give_the_same_function() -> None:
     expected = net(x)
     found = net.to(memory_format=torch.channels_last_3d)(x)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision, tolerance", [("bf16", 0.05), ("fp16", 0.01)])
+def test_lower_precision_holds_sums_over_all_voxels(precision: Precision, tolerance: float) -> None:
+    """They are beyond what fp16 has numbers for."""
+    torch.manual_seed(0)
+    attention = ChannelAttention(8, 2)
+    attention.to_qkv.weight.data *= 100
+    x = torch.randn(1, 8, 8, 32, 32).contiguous(memory_format=torch.channels_last_3d)
+    query, key, _ = expand_and_mix(x, attention.to_qkv, attention.mix_qkv, 3)
+    assert min(query.square().sum(), key.square().sum()) > 100 * torch.finfo(torch.float16).max
+    expected = attention(x)
+    with in_precision(pick_device("cpu"), precision):
+        found = attention(x)
+    assert (found - expected).square().mean().sqrt() < tolerance * expected.square().mean().sqrt()
+
+
+def test_training_in_bf16_has_nearly_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    net = place(build("restormer3d", dim=8, num_blocks=(1, 1, 1, 1)), pick_device("cpu"))
+    x = torch.rand(1, 1, 4, 16, 16)
+
+    def gradients(precision: Precision) -> torch.Tensor:
+        with in_precision(pick_device("cpu"), precision):
+            result = net(x)
+        found = torch.autograd.grad(result.float().square().mean(), list(net.parameters()))
+        return torch.cat([gradient.flatten() for gradient in found])
+
+    cosine = functional.cosine_similarity(gradients("bf16"), gradients("fp32"), dim=0)
+    assert cosine > 0.99
 
 
 def test_recomputed_levels_keep_less_and_give_the_same_gradients() -> None:
