@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,11 @@ class Work:
     operations: int  # of floating point in matrix products and convolutions: two a multiplication
     bytes: int  # to and from memory, were nothing kept in a cache from one step to the next
 
+    @property
+    def in_half(self) -> Work:
+        """The same in numbers of half the size."""
+        return replace(self, bytes=self.bytes // 2)
+
     @classmethod
     def of(cls, forward: Callable[[], Tensor], *, backward: bool = False) -> Work:
         """Counted while it runs once.
@@ -78,14 +83,14 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Peaks:
-    """What this machine can do in a second."""
+    """What a machine can do in a second."""
 
     operations: float
     bytes: float
 
     @classmethod
     def measured(cls) -> Peaks:
-        """By a product of two large matrices, and a copy."""
+        """This machine, by a product of two large matrices, and a copy."""
         left, right = torch.rand(2, MATRIX_SIDE, MATRIX_SIDE)
         source = torch.rand(COPIED_VALUES)
         target = torch.empty_like(source)
@@ -99,3 +104,21 @@ class Peaks:
     def least_seconds(self, work: Work) -> float:
         """Below which no computation that does this work can be."""
         return max(work.operations / self.operations, work.bytes / self.bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A GPU by its data sheet."""
+
+    fp32: Peaks
+    half: Peaks  # fp16 or bf16, dense
+
+
+CARDS = {
+    "T4": Card(
+        fp32=Peaks(operations=8.1e12, bytes=320e9), half=Peaks(operations=65e12, bytes=320e9)
+    ),
+    "H200": Card(
+        fp32=Peaks(operations=67e12, bytes=4.8e12), half=Peaks(operations=989e12, bytes=4.8e12)
+    ),
+}

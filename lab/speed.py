@@ -8,6 +8,7 @@ machine can do; memory against time; and which operations take it.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,16 +25,17 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from lab.peers.runner import PeerError, answer_of
-from lab.roofline import Peaks, Work, fastest_of
+from lab.roofline import CARDS, Peaks, Work, fastest_of
 from model.architectures import build, recompute, restormer3d
 from model.config import METHODS, Precision
 from model.device import in_precision, pick_device, place
+from model.inference import WindowGrid
 from model.memory import peak_resident_bytes
 
 CPU = pick_device("cpu")
 WINDOW = (32, 64, 64)
 TRAINING_PATCH = (16, 64, 64)
-OURS = "ours"
+STACK = (1500, 490, 490)
 PROFILED = 10
 
 
@@ -101,11 +103,13 @@ class Route:
                 yield
 
 
+PLAIN = Route("plain, channels last", is_plain=True)
+OURS = Route("ours")
 ROUTES = (
     Route("plain, default layout", is_plain=True, is_channels_last=False),
-    Route("plain, channels last", is_plain=True),
-    Route(OURS),
-    Route(f"{OURS}, bf16", precision="bf16", trains=False),
+    PLAIN,
+    OURS,
+    Route("ours, bf16", precision="bf16", trains=False),
 )
 
 
@@ -168,13 +172,16 @@ def _print_routes(rounds: int, *, with_monai: bool) -> tuple[float, float]:
             for seconds, first in zip(taken, (forward[0], training[0]), strict=True)
         ]
         print(f"| {name} | {cells[0]} | {cells[1]} |")
-    return forward[names.index(OURS)], training[names.index(OURS)]
+    return forward[ROUTES.index(OURS)], training[ROUTES.index(OURS)]
 
 
 # ---- The machine's limits ------------------------------------------------------------------------
 
 
 def _print_roofline(forward: float, training: float) -> None:
+    net = OURS.network()
+    window = Work.of(partial(_forward, net, _input(WINDOW)))
+    step = Work.of(partial(_loss, net, _input(TRAINING_PATCH)), backward=True)
     peaks = Peaks.measured()
     print(
         f"\nThis machine: {peaks.operations / 1e9:.0f} GFLOP/s in products of large matrices, "
@@ -182,19 +189,9 @@ def _print_roofline(forward: float, training: float) -> None:
     )
     print("| | GFLOP | GB | s for these at least | taken | of the roofline |")
     print("|---|---:|---:|---:|---:|---:|")
-    route = next(route for route in ROUTES if route.name == OURS)
-    net = route.network()
     for name, work, taken in (
-        (
-            f"forward {_text(WINDOW)}",
-            Work.of(partial(_forward, net, _input(WINDOW))),
-            forward,
-        ),
-        (
-            f"training step {_text(TRAINING_PATCH)}",
-            Work.of(partial(_loss, net, _input(TRAINING_PATCH)), backward=True),
-            training,
-        ),
+        (f"forward {_text(WINDOW)}", window, forward),
+        (f"training step {_text(TRAINING_PATCH)}", step, training),
     ):
         least = peaks.least_seconds(work)
         print(
@@ -202,6 +199,29 @@ def _print_roofline(forward: float, training: float) -> None:
             f"{work.operations / peaks.operations:.2f} and {work.bytes / peaks.bytes:.2f} | "
             f"{taken:.2f} s | {100 * least / taken:.0f} % |"
         )
+    _print_cards(window, step)
+
+
+def _print_cards(window: Work, step: Work) -> None:
+    """What a whole stack would take on GPUs at least, nothing kept from one operation to the next.
+
+    Computed from data sheets, not measured.
+    """
+    method = METHODS["restormer3d"]
+    grid = WindowGrid.over(STACK, method.tile, method.tile.largest_overlap)
+    steps = sum(stage.steps for stage in method.stages)
+    patches = math.prod(method.adapt.patch) / math.prod(TRAINING_PATCH) * method.adapt.batch
+    print(
+        f"\n| {_text(STACK)}, s at least | {steps} iterations in fp32 | {grid.num_windows} windows "
+        "in fp32 | in fp16 or bf16 | all in fp32 | windows in fp16 or bf16 |\n"
+        "|---|---:|---:|---:|---:|---:|"
+    )
+    for name, card in CARDS.items():
+        adapting = steps * patches * card.fp32.least_seconds(step)
+        precise = grid.num_windows * card.fp32.least_seconds(window)
+        half = grid.num_windows * card.half.least_seconds(window.in_half)
+        seconds = (adapting, precise, half, adapting + precise, adapting + half)
+        print(f"| {name} | " + " | ".join(f"{each:.0f}" for each in seconds) + " |")
 
 
 # ---- Memory --------------------------------------------------------------------------------------
@@ -212,8 +232,7 @@ def memory_of(levels: int, rounds: int) -> tuple[float, float]:
 
     To be called in a process of its own: its peak of memory is the process's.
     """
-    torch.manual_seed(0)
-    net = place(build("restormer3d"), CPU)
+    net = OURS.network()
     recompute(net, levels)
     noisy = _input(TRAINING_PATCH)
     before = peak_resident_bytes()
@@ -237,7 +256,7 @@ def _print_memory(rounds: int) -> None:
 
 def _print_profile() -> None:
     noisy = _input(TRAINING_PATCH)
-    for route in ROUTES[1:3]:
+    for route in (PLAIN, OURS):
         net = route.network()
         with route.layers():
             _training_step(net, noisy)
