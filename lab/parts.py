@@ -26,6 +26,7 @@ from lab.noise import LEVELS, noisy_recording
 from model.checkpoint import load_network, read_checkpoint
 from model.config import METHODS, LowRankConfig
 from model.device import pick_device, place
+from model.ensemble import LowRankEnsemble
 from model.inference import denoised_courses, denoised_images
 from model.job import SHIPPED_WEIGHTS
 from model.lowrank import (
@@ -76,7 +77,7 @@ class Halves:
         )
 
 
-def _rendered(found: LowRank) -> np.ndarray:
+def _rendered(found: LowRank | LowRankEnsemble) -> np.ndarray:
     return np.concatenate(list(found.render()))
 
 
@@ -93,8 +94,14 @@ def _found(
 
 
 def denoised_by(measured: LowRank, net: Halves) -> np.ndarray:
-    """What `lowrank_unet` makes of a recording with these halves: [T,H,W]."""
+    """What these halves make of a recording in blocks of one size: [T,H,W]."""
     return _found(measured, net.courses, net.images)
+
+
+def _in_all_sizes(ensemble: LowRankEnsemble, net: Halves) -> np.ndarray:
+    ensemble.find(net.courses)
+    ensemble.denoise_images(net.images)
+    return _rendered(ensemble)
 
 
 def _told_courses(measured: LowRank, clean: np.ndarray, net: Halves) -> np.ndarray:
@@ -127,14 +134,16 @@ def _told_images(measured: LowRank, clean: np.ndarray, net: Halves) -> np.ndarra
 def scores(clean: np.ndarray, level: int, net: Halves, config: LowRankConfig) -> dict[str, float]:
     """StSNR [dB] of every variant on one movie [T,H,W] at one level of noise."""
     noisy = noisy_recording(clean, level, seed=0)
-    measured = LowRank(noisy, config)
+    ensemble = LowRankEnsemble(noisy, config)
+    measured = ensemble.members[0]
     as_still = replace(config, motion=replace(config.motion, least=np.inf))
     unmoved = LowRank(noisy, as_still) if measured.motion else measured
     results = {
         "no network (lowrank)": _found(measured, None, None),
         "network for courses alone": _found(measured, net.courses, None),
         "network for images alone": _found(measured, as_guessed, net.images),
-        "both (lowrank_unet)": denoised_by(measured, net),
+        "both": denoised_by(measured, net),
+        "both, in three sizes (lowrank_unet)": _in_all_sizes(ensemble, net),
         "both, motion left in": denoised_by(unmoved, net),
         "told the true courses": _told_courses(measured, clean, net),
         "told the true images": _told_images(measured, clean, net),

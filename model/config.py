@@ -101,6 +101,7 @@ class LowRankConfig:
     """Denoising by the recording's own principal components; lengths in frames and pixels."""
 
     block: int = 24  # about two cells wide
+    other_blocks: tuple[int, ...] = ()  # sizes of which the mean is taken, where time allows
     overlaps: tuple[float, ...] = (0.5, 0.25, 0.125)  # the smaller ones where time is too short
     time_sigma: float = 4.0  # components are looked for after this blur,
     space_sigmas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4)  # and one of these
@@ -211,7 +212,8 @@ METHODS: dict[str, Method] = {
     # Our own: the whole recording at once.
     "lowrank": Method(checkpoint="never", low_rank=LowRankConfig()),
     "lowrank_unet": Method(
-        network="factor_net", checkpoint="required", low_rank=LowRankConfig(),
+        network="factor_net", checkpoint="required",
+        low_rank=LowRankConfig(other_blocks=(16, 32)),
         training_bytes_per_voxel=(6_000,),
     ),
 }  # fmt: skip

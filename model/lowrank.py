@@ -21,7 +21,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -260,6 +261,7 @@ class LowRank:
             self.frames = self.motion.undone(frames)
             self.background = measure_background(self.frames)
         self.space_sigma, self.threshold = self._choose()
+        self.seconds = 0.0  # that it will take from here, if there is a limit to fit into
         if budget and not math.isinf(budget.remaining()):
             self._fit_into(budget)
         self.factors: dict[Corner, Factors] = {}
@@ -288,8 +290,18 @@ class LowRank:
             return rows.num_windows * columns.num_windows
 
         plan = plan_stack(budget.remaining(), each, count_blocks, self.config.overlaps)
-        self.overlap = plan.overlap
+        self.overlap, self.seconds = plan.overlap, plan.inference_seconds
         self.rows, self.columns = self._axes(plan.overlap)
+
+    def in_blocks_of(self, size: int) -> LowRank:
+        """The same recording in blocks of another size, to be found anew."""
+        other = copy(self)
+        other.config = replace(self.config, block=size, space_sigmas=(self.space_sigma,))
+        other.rows, other.columns = other._axes(self.overlap)
+        other._rng = np.random.default_rng(self._seed)
+        _, other.threshold = other._choose()
+        other.factors = {}
+        return other
 
     def block_at(self, row: int, column: int) -> tuple[slice, slice]:
         """Rows and columns of the block that starts there, in positions of the padded axes."""
@@ -465,12 +477,13 @@ class LowRank:
 
     def render(self, frames: slice = slice(None)) -> Iterator[np.ndarray]:
         """Denoised frames [n,H,W] in raw units, in order; all, or a stretch."""
-        first, end, _ = frames.indices(len(self.frames))
-        blocks = self._render(first, end)
+        first, _, _ = frames.indices(len(self.frames))
+        blocks = self.render_still(frames)
         return self.motion.done(blocks, first) if self.motion else blocks
 
-    def _render(self, first: int, end: int) -> Iterator[np.ndarray]:
+    def render_still(self, frames: slice = slice(None)) -> Iterator[np.ndarray]:
         """As they would be had nothing moved."""
+        first, end, _ = frames.indices(len(self.frames))
         size = self.config.block
         window = hann_window(size)
         frame_weight = np.outer(_weight(window, self.rows), _weight(window, self.columns))

@@ -20,6 +20,7 @@ from model.budget import Budget, StackPlan, plan_stack
 from model.checkpoint import Checkpoint, load_network
 from model.config import LowRankConfig, Method, Precision, Stage
 from model.device import Device, fitting_batch, is_out_of_memory, peak_bytes, place, reset_peak
+from model.ensemble import LowRankEnsemble
 from model.frames import JoinedFrames
 from model.inference import (
     InferenceError,
@@ -29,7 +30,7 @@ from model.inference import (
     infer,
     seconds_per_window,
 )
-from model.lowrank import LowRank, LowRankError
+from model.lowrank import LowRankError
 from model.normalise import IntensityScale, fit_scale
 from model.progress import clock_text
 from model.report import StackRecord, thinned
@@ -52,7 +53,7 @@ class Recording:
     stacks: dict[Path, Stack]  # of the files that could be read, in order
     spans: dict[Path, slice]  # where each one's frames lie
     scale: IntensityScale
-    found: LowRank | None  # the factors of all frames, their images denoised
+    found: LowRankEnsemble | None  # the factors of all frames, their images denoised
 
     @property
     def files(self) -> list[str]:
@@ -223,22 +224,25 @@ class Denoiser:
         config: LowRankConfig,
         budget: Budget,
         record: StackRecord,
-    ) -> LowRank:
+    ) -> LowRankEnsemble:
         """The factors of a recording [T,H,W], denoised where there is a network."""
         net = place(load_network(self.checkpoint), self.device).eval() if self.checkpoint else None
         with record.timed("decompose"):
-            found = LowRank(frames, config, self.seed, budget=budget)
+            found = LowRankEnsemble(frames, config, self.seed, budget=budget)
             found.find(partial(denoised_courses, net, self.device) if net else None)
         if found.motion:
             record.motion = found.motion.deviation
             logger.info("  frames are %.2f pixels off their mean place: aligned", record.motion)
         logger.info(
             "  %d components in %d blocks, spatial scale %g",
-            found.num_components, len(found.factors), found.space_sigma,
+            found.num_components, found.num_blocks, found.space_sigma,
         )  # fmt: skip
         record.overlap = found.overlap
         if found.overlap != config.overlaps[0]:
             record.shortened.append(f"overlap {config.overlaps[0]} lowered to {found.overlap}")
+        if found.left_out:
+            sizes = " and ".join(map(str, found.left_out))
+            record.shortened.append(f"blocks of {sizes} pixels left out")
         if net:
             with record.timed("denoise images"):
                 record.mean_share = found.denoise_images(partial(denoised_images, net, self.device))

@@ -1,0 +1,75 @@
+"""The mean of several low-rank decompositions of one recording, in blocks of different sizes.
+
+Small blocks follow what is peculiar to a few pixels, large ones hear more of what a cell or the
+neuropil says; what noise they leave differs, so that the mean is nearer to the truth than any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from model.budget import Budget
+from model.config import LowRankConfig
+from model.frames import JoinedFrames
+from model.lowrank import DenoiseCourses, LowRank
+
+
+class LowRankEnsemble:
+    """`LowRank` in blocks of one size, and of others where the configuration has them."""
+
+    def __init__(
+        self,
+        frames: np.ndarray | JoinedFrames,
+        config: LowRankConfig,
+        seed: int = 0,
+        *,
+        budget: Budget | None = None,
+    ) -> None:
+        """Measure a stack [T,H,W] of any real dtype; LowRankError where it is too short.
+
+        Where the budget is not enough for all sizes there is the first alone, and where it is not
+        enough for that its blocks overlap less.
+        """
+        first = LowRank(frames, config, seed, budget=budget)
+        self.members = [first]
+        self.left_out: tuple[int, ...] = ()  # sizes for which there is no time
+        # a block takes the square of its pixels, and there are fewer of larger ones
+        times = 1 + sum((size / config.block) ** 2 for size in config.other_blocks)
+        if budget and budget.remaining() < times * first.seconds:
+            self.left_out = config.other_blocks
+        else:
+            self.members += [first.in_blocks_of(size) for size in config.other_blocks]
+        self.motion, self.overlap, self.space_sigma = first.motion, first.overlap, first.space_sigma
+
+    def find(self, denoise_courses: DenoiseCourses | None = None) -> None:
+        """Find the factors of all blocks (`LowRank.find`)."""
+        for member in self.members:
+            member.find(denoise_courses)
+
+    def denoise_images(self, denoiser: Callable[[np.ndarray], np.ndarray]) -> float:
+        """Replace all images by what `denoiser` makes of them (`LowRank.denoise_images`).
+
+        The share of the mean's change that was taken, on average.
+        """
+        return float(np.mean([member.denoise_images(denoiser) for member in self.members]))
+
+    @property
+    def num_blocks(self) -> int:
+        """Of all sizes."""
+        return sum(len(member.factors) for member in self.members)
+
+    @property
+    def num_components(self) -> int:
+        """Over all blocks, without the mean."""
+        return sum(member.num_components for member in self.members)
+
+    def render(self, frames: slice = slice(None)) -> Iterator[np.ndarray]:
+        """Denoised frames [n,H,W] in raw units, in order; all, or a stretch."""
+        blocks = (
+            np.mean(parts, axis=0)
+            for parts in zip(*(member.render_still(frames) for member in self.members), strict=True)
+        )
+        first, _, _ = frames.indices(len(self.members[0].frames))
+        return self.motion.done(blocks, first) if self.motion else blocks
