@@ -147,7 +147,12 @@ def orthonormal_courses(courses: np.ndarray) -> np.ndarray:
 
 
 def _smooth_in_time(block: np.ndarray, config: LowRankConfig) -> np.ndarray:
-    return ndimage.gaussian_filter1d(block, config.time_sigma, axis=0, truncate=TRUNCATE)
+    """Of [T,h,w] as many frames as that leaves something to say: one in every `time_sigma`.
+
+    What is faster has less than a hundredth of its amplitude then.
+    """
+    smoothed = ndimage.gaussian_filter1d(block, config.time_sigma, axis=0, truncate=TRUNCATE)
+    return np.ascontiguousarray(smoothed[:: max(1, int(config.time_sigma))])
 
 
 def _smooth_in_space(block: np.ndarray, sigma: float) -> np.ndarray:
@@ -172,11 +177,11 @@ def _noise_only(block: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sample:
-    """A standardised block on which the spatial scale is chosen; all [T,h,w] float32."""
+    """A standardised block [T,h,w] on which the spatial scale is chosen; all float32."""
 
     block: np.ndarray
     probe: np.ndarray  # of Stein's estimate
-    # Smoothed in time:
+    # Smoothed in time, [t,h,w]:
     smoothed: np.ndarray  # block
     smoothed_noise: np.ndarray  # like the block's
     smoothed_probe: np.ndarray
@@ -206,7 +211,7 @@ class _Sample:
         """
         singular, vectors = principal
         flat, signal = _flat(self.smoothed_noise), vectors[:, singular > threshold]
-        rest = (flat - (flat @ signal) @ signal.T).numpy().reshape(self.block.shape)
+        rest = (flat - (flat @ signal) @ signal.T).numpy().reshape(self.smoothed_noise.shape)
         return float(principal_components(_flat(_smooth_in_space(rest, sigma)))[0][0])
 
     def risk(
