@@ -35,9 +35,9 @@ class LowRankEnsemble:
         first = LowRank(frames, config, seed, budget=budget)
         self.members = [first]
         self.left_out: tuple[int, ...] = ()  # sizes for which there is no time
-        # a block takes the square of its pixels, and there are fewer of larger ones
-        times = 1 + sum((size / config.block) ** 2 for size in config.other_blocks)
-        if budget and budget.remaining() < times * first.seconds:
+        # every size takes about as long: fewer blocks that take longer, more that take less
+        sizes = 1 + len(config.other_blocks)
+        if budget and budget.remaining() < sizes * first.seconds:
             self.left_out = config.other_blocks
         else:
             self.members += [first.in_blocks_of(size) for size in config.other_blocks]

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 MIN_FRAMES = 16  # fewer have neither a mean worth the name nor courses
 FRAMES_AT_A_TIME = 64
 TRUNCATE = 3.0  # deviations, where a Gaussian ends
-WITH_THE_REST = 3.0  # a block's time with reading, images and rendering, over its decomposition
+WITH_THE_REST = 5.0  # a block's time with networks, reading and rendering, over that without
 PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to be followed
 LEAST_COURSE = 0.03  # norm of a course, in deviations of the noise, below which there is none
 
@@ -283,10 +283,14 @@ class LowRank:
     def _fit_into(self, budget: Budget) -> None:
         """Take the largest overlap for which time is left, by the seconds that one block takes."""
         block = self._standardised(*self.block_at(self.rows.starts[0], self.columns.starts[0]))
-        smoothed = _smooth(block, self.space_sigma, self.config)
+
+        def work(_: int) -> Factors:
+            smoothed = _smooth(block, self.space_sigma, self.config)
+            return shrunk(decompose(block, smoothed, self.threshold), self.config)
+
         copies = 2 * torch.get_num_threads()  # a block for every core, twice
         begin = time.perf_counter()
-        for _ in in_parallel(lambda _: decompose(block, smoothed, self.threshold), range(copies)):
+        for _ in in_parallel(work, range(copies)):
             pass
         each = WITH_THE_REST * (time.perf_counter() - begin) / copies
 

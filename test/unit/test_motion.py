@@ -153,4 +153,4 @@ def test_a_moving_brain_loses_little(monkeypatch: pytest.MonkeyPatch) -> None:
 
     aligned = score()
     monkeypatch.setattr(lowrank, "measure_motion", lambda *_: None)
-    assert aligned > score() + 2
+    assert aligned > score() + 1.5
