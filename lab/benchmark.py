@@ -37,6 +37,7 @@ from model.device import pick_device, place
 from model.ensemble import LowRankEnsemble
 from model.inference import WindowGrid, denoised_courses, denoised_images, infer
 from model.job import SHIPPED_WEIGHTS
+from model.lowrank import LowRank
 from model.memory import peak_resident_bytes
 from model.normalise import IntensityScale, fit_scale, temporal_median
 from model.result_writer import open_result
@@ -121,7 +122,7 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
     lap("read")
     if name and (low_rank := METHODS[name].low_rank):
         has_network = METHODS[name].checkpoint != "never"
-        found = LowRankEnsemble(stack.frames, low_rank)
+        found = LowRankEnsemble(LowRank(stack.frames, low_rank))
         if not has_network:
             found.find()
             lap("decompose")

@@ -82,7 +82,7 @@ def _rendered(found: LowRank | LowRankEnsemble) -> np.ndarray:
 
 
 def _found(
-    measured: LowRank,
+    measured: LowRank | LowRankEnsemble,
     courses: DenoiseCourses | None,
     images: Callable[[np.ndarray], np.ndarray] | None,
 ) -> np.ndarray:
@@ -96,12 +96,6 @@ def _found(
 def denoised_by(measured: LowRank, net: Halves) -> np.ndarray:
     """What these halves make of a recording in blocks of one size: [T,H,W]."""
     return _found(measured, net.courses, net.images)
-
-
-def _in_all_sizes(ensemble: LowRankEnsemble, net: Halves) -> np.ndarray:
-    ensemble.find(net.courses)
-    ensemble.denoise_images(net.images)
-    return _rendered(ensemble)
 
 
 def _told_courses(measured: LowRank, clean: np.ndarray, net: Halves) -> np.ndarray:
@@ -134,8 +128,8 @@ def _told_images(measured: LowRank, clean: np.ndarray, net: Halves) -> np.ndarra
 def scores(clean: np.ndarray, level: int, net: Halves, config: LowRankConfig) -> dict[str, float]:
     """StSNR [dB] of every variant on one movie [T,H,W] at one level of noise."""
     noisy = noisy_recording(clean, level, seed=0)
-    ensemble = LowRankEnsemble(noisy, config)
-    measured = ensemble.members[0]
+    measured = LowRank(noisy, config)
+    in_all_sizes = LowRankEnsemble(measured)
     as_still = replace(config, motion=replace(config.motion, least=np.inf))
     unmoved = LowRank(noisy, as_still) if measured.motion else measured
     results = {
@@ -143,7 +137,7 @@ def scores(clean: np.ndarray, level: int, net: Halves, config: LowRankConfig) ->
         "network for courses alone": _found(measured, net.courses, None),
         "network for images alone": _found(measured, as_guessed, net.images),
         "both": denoised_by(measured, net),
-        "both, in three sizes (lowrank_unet)": _in_all_sizes(ensemble, net),
+        "both, in three sizes (lowrank_unet)": _found(in_all_sizes, net.courses, net.images),
         "both, motion left in": denoised_by(unmoved, net),
         "told the true courses": _told_courses(measured, clean, net),
         "told the true images": _told_images(measured, clean, net),

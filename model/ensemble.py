@@ -11,37 +11,20 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from model.budget import Budget
-from model.config import LowRankConfig
-from model.frames import JoinedFrames
 from model.lowrank import DenoiseCourses, LowRank
 
 
 class LowRankEnsemble:
     """`LowRank` in blocks of one size, and of others where the configuration has them."""
 
-    def __init__(
-        self,
-        frames: np.ndarray | JoinedFrames,
-        config: LowRankConfig,
-        seed: int = 0,
-        *,
-        budget: Budget | None = None,
-    ) -> None:
-        """Measure a stack [T,H,W] of any real dtype; LowRankError where it is too short.
-
-        Where the budget is not enough for all sizes there is the first alone, and where it is not
-        enough for that its blocks overlap less.
-        """
-        first = LowRank(frames, config, seed, budget=budget)
-        self.members = [first]
-        self.left_out: tuple[int, ...] = ()  # sizes for which there is no time
+    def __init__(self, first: LowRank, budget: Budget | None = None) -> None:
+        """A recording measured in blocks of one size; where the budget is not enough, it alone."""
+        others = first.config.other_blocks
         # every size takes about as long: fewer blocks that take longer, more that take less
-        sizes = 1 + len(config.other_blocks)
-        if budget and budget.remaining() < sizes * first.seconds:
-            self.left_out = config.other_blocks
-        else:
-            self.members += [first.in_blocks_of(size) for size in config.other_blocks]
-        self.motion, self.overlap, self.space_sigma = first.motion, first.overlap, first.space_sigma
+        is_late = budget is not None and budget.remaining() < (1 + len(others)) * first.seconds
+        self.left_out = others if is_late else ()  # sizes for which there is no time
+        self.members = [first]
+        self.members += [first.in_blocks_of(size) for size in others if not is_late]
 
     def find(self, denoise_courses: DenoiseCourses | None = None) -> None:
         """Find the factors of all blocks (`LowRank.find`)."""
@@ -71,5 +54,4 @@ class LowRankEnsemble:
             np.mean(parts, axis=0)
             for parts in zip(*(member.render_still(frames) for member in self.members), strict=True)
         )
-        first, _, _ = frames.indices(len(self.members[0].frames))
-        return self.motion.done(blocks, first) if self.motion else blocks
+        return self.members[0].moved_back(blocks, frames)

@@ -486,8 +486,11 @@ class LowRank:
 
     def render(self, frames: slice = slice(None)) -> Iterator[np.ndarray]:
         """Denoised frames [n,H,W] in raw units, in order; all, or a stretch."""
+        return self.moved_back(self.render_still(frames), frames)
+
+    def moved_back(self, blocks: Iterator[np.ndarray], frames: slice) -> Iterator[np.ndarray]:
+        """The blocks of a rendered stretch, with the motion that was taken out of the recording."""
         first, _, _ = frames.indices(len(self.frames))
-        blocks = self.render_still(frames)
         return self.motion.done(blocks, first) if self.motion else blocks
 
     def render_still(self, frames: slice = slice(None)) -> Iterator[np.ndarray]:

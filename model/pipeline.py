@@ -30,7 +30,7 @@ from model.inference import (
     infer,
     seconds_per_window,
 )
-from model.lowrank import LowRankError
+from model.lowrank import LowRank, LowRankError
 from model.normalise import IntensityScale, fit_scale
 from model.progress import clock_text
 from model.report import StackRecord, thinned
@@ -228,18 +228,19 @@ class Denoiser:
         """The factors of a recording [T,H,W], denoised where there is a network."""
         net = place(load_network(self.checkpoint), self.device).eval() if self.checkpoint else None
         with record.timed("decompose"):
-            found = LowRankEnsemble(frames, config, self.seed, budget=budget)
+            measured = LowRank(frames, config, self.seed, budget=budget)
+            found = LowRankEnsemble(measured, budget)
             found.find(partial(denoised_courses, net, self.device) if net else None)
-        if found.motion:
-            record.motion = found.motion.deviation
+        if measured.motion:
+            record.motion = measured.motion.deviation
             logger.info("  frames are %.2f pixels off their mean place: aligned", record.motion)
         logger.info(
             "  %d components in %d blocks, spatial scale %g",
-            found.num_components, found.num_blocks, found.space_sigma,
+            found.num_components, found.num_blocks, measured.space_sigma,
         )  # fmt: skip
-        record.overlap = found.overlap
-        if found.overlap != config.overlaps[0]:
-            record.shortened.append(f"overlap {config.overlaps[0]} lowered to {found.overlap}")
+        record.overlap = measured.overlap
+        if measured.overlap != config.overlaps[0]:
+            record.shortened.append(f"overlap {config.overlaps[0]} lowered to {measured.overlap}")
         if found.left_out:
             sizes = " and ".join(map(str, found.left_out))
             record.shortened.append(f"blocks of {sizes} pixels left out")

@@ -32,7 +32,7 @@ def noisy(clean: np.ndarray) -> np.ndarray:
 
 
 def found_in(frames: np.ndarray, config: LowRankConfig = CONFIG) -> LowRankEnsemble:
-    found = LowRankEnsemble(frames, config)
+    found = LowRankEnsemble(LowRank(frames, config))
     found.find()
     return found
 
@@ -60,7 +60,7 @@ def test_it_is_the_mean_over_sizes_and_nearer_to_the_truth_than_theirs(
 
 
 def test_sizes_share_what_was_measured_but_for_the_threshold(noisy: np.ndarray) -> None:
-    first, *others = LowRankEnsemble(noisy, CONFIG).members
+    first, *others = LowRankEnsemble(LowRank(noisy, CONFIG)).members
     for other in others:
         assert other.background is first.background
         assert other.space_sigma == first.space_sigma
@@ -74,13 +74,13 @@ def test_a_stretch_is_that_part_of_the_whole(noisy: np.ndarray) -> None:
 
 def test_what_moves_is_moved_back_once(clean: np.ndarray) -> None:
     found = found_in(noisy_recording(wandering(clean), 1, seed=0))
-    assert found.motion
+    assert found.members[0].motion
     sizes = [rendered(member) for member in found.members]
     np.testing.assert_allclose(rendered(found), np.mean(sizes, axis=0), rtol=1e-4)
 
 
 def test_images_and_counts_are_of_all_sizes(noisy: np.ndarray) -> None:
-    found = LowRankEnsemble(noisy, CONFIG)
+    found = LowRankEnsemble(LowRank(noisy, CONFIG))
     found.find(as_guessed)
     assert found.num_blocks == sum(len(member.factors) for member in found.members)
     assert found.num_components == sum(member.num_components for member in found.members)
@@ -98,6 +98,7 @@ def test_images_and_counts_are_of_all_sizes(noisy: np.ndarray) -> None:
 def test_other_sizes_are_left_out_where_time_is_short(
     noisy: np.ndarray, seconds: float, left_out: tuple[int, ...]
 ) -> None:
-    found = LowRankEnsemble(noisy, CONFIG, budget=Budget(seconds))
+    budget = Budget(seconds)
+    found = LowRankEnsemble(LowRank(noisy, CONFIG, budget=budget), budget)
     assert found.left_out == left_out
     assert len(found.members) == 3 - len(left_out)

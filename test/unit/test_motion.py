@@ -143,7 +143,7 @@ def test_frames_too_small_to_tell_are_taken_for_still() -> None:
 
 
 def test_a_moving_brain_loses_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    clean = moving(shifts_of(1.0))
+    clean = moving(shifts_of(1.5))
     frames = noisy(clean)
 
     def score() -> float:
@@ -153,4 +153,4 @@ def test_a_moving_brain_loses_little(monkeypatch: pytest.MonkeyPatch) -> None:
 
     aligned = score()
     monkeypatch.setattr(lowrank, "measure_motion", lambda *_: None)
-    assert aligned > score() + 1.5
+    assert aligned > score() + 2
