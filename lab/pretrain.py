@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--objective", choices=get_args(Objective))
     add("--target-draws", type=int)
     add("--learning-rate", type=float)
-    add("--loss", choices=get_args(Loss), help="of pairs")
+    add("--loss", choices=get_args(Loss))
     add("--precision", choices=get_args(Precision))
     add("--seed", type=int)
     return parser

@@ -13,6 +13,14 @@ Precision = Literal["fp32", "bf16"]
 Loss = Literal["l1", "l2", "log"]
 Objective = Literal["noise2noise", "noise2void", "odd_even", "pairs"]
 
+# What each objective can be measured by; odd_even has an error of its own, half l1 and half l2.
+LOSSES: dict[Objective, tuple[Loss, ...]] = {
+    "noise2noise": ("l2", "log"),
+    "noise2void": ("l2", "log"),
+    "odd_even": ("l2",),
+    "pairs": ("l1", "l2", "log"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -34,8 +42,8 @@ class Recipe:
     # the noise instead of its median, which lies lower.
     target_draws: int = 64
     hidden_weight: float = 0.25  # of the loss at the hidden voxels beside that at all (noise2noise)
-    # Of pairs; all others have their own. log: of the mean squared error of each example, so that a
-    # decibel counts as much in the quietest of recordings as in the noisiest.
+    # log: of the mean squared error of each example, so that a decibel counts as much in the
+    # quietest of recordings as in the noisiest.
     loss: Loss = "l2"
     mask: MaskConfig = field(default_factory=MaskConfig)
     learning_rate: float = 1e-3
@@ -86,7 +94,7 @@ _NIDDL = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    "restormer3d": Recipe(),
+    "restormer3d": Recipe(loss="log"),
     "unet3d": Recipe(
         curriculum=((25_000, (16, 64, 64)),),
         warm_up=0,

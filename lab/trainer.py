@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lab.recipes import Recipe, Sides
+from lab.recipes import LOSSES, Recipe, Sides
 from lab.recordings import Ask, Example, Pool, Source
 from model.adapt import fit_training, follow
 from model.architectures import build
@@ -101,6 +101,9 @@ class Trainer:
         )
         if recipe.batch % self.world:
             raise TrainError(f"a batch of {recipe.batch} does not divide by {self.world} ranks")
+        if recipe.loss not in LOSSES[recipe.objective]:
+            wanted = ", ".join(LOSSES[recipe.objective])
+            raise TrainError(f"loss {recipe.loss}: objective {recipe.objective} takes {wanted}")
         slots = range(self.rank, recipe.batch, self.world)
         self.pools = [Pool(slot, recipe.seed, sources) for slot in slots]
         torch.manual_seed(recipe.seed)
@@ -190,7 +193,8 @@ class Trainer:
             example_loss(prediction[i : i + 1], example, coords.to(target), recipe.hidden_weight)
             for i, (example, coords) in enumerate(zip(examples, hidden, strict=True))
         ]
-        return torch.stack(losses).sum()
+        each = torch.stack(losses)
+        return each.log().sum() if recipe.loss == "log" else each.sum()
 
     def _gradients(self) -> Tensor:
         """Leave the whole batch's gradients in the network; its mean loss over all ranks."""

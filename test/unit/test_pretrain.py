@@ -132,6 +132,31 @@ def test_with_a_target_all_voxels_count_and_the_hidden_ones_once_more() -> None:
     assert example_loss(prediction, example, coords, 0.25) == pytest.approx(float(wanted))
 
 
+@pytest.mark.parametrize("target", [None, 3.0])
+def test_the_logarithm_is_of_each_example(target: float | None) -> None:
+    """A thousandth of the brightness, all else equal: the same gradient in decibels."""
+    run = trainer(replace(TINY, loss="log", warm_up=0))
+    run._predict = lambda noisy: 0.5 * noisy  # type: ignore[method-assign]
+    noisy = torch.rand(1, 6, 8, 8)
+    examples = [
+        Example(
+            noisy=scale * noisy,
+            target=None if target is None else target * scale * noisy,
+            median=None,
+        )
+        for scale in (1.0, 1e-3)
+    ]
+    bright, dark = (float(run._loss([example], [0])) for example in examples)
+    assert dark == pytest.approx(bright + 2 * math.log(1e-3), rel=1e-4)
+    assert float(run._loss(examples, [0, 0])) == pytest.approx(bright + dark, rel=1e-5)
+
+
+@pytest.mark.parametrize(("objective", "loss"), [("odd_even", "log"), ("noise2void", "l1")])
+def test_a_loss_that_the_objective_does_not_take_is_refused(objective: str, loss: str) -> None:
+    with pytest.raises(TrainError, match=f"loss {loss}: objective {objective} takes l2"):
+        trainer(replace(TINY, objective=objective, loss=loss))  # type: ignore[arg-type]
+
+
 def test_training_lowers_the_loss_on_what_repeats() -> None:
     class Constant(Noise):
         def draw(self, ask: Ask, rng: np.random.Generator) -> Example:
