@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import pynvml
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.config import Precision
 from model.memory import available_bytes, peak_resident_bytes
@@ -116,6 +118,30 @@ def place(net: nn.Module, device: Device) -> nn.Module:
         if parameter.ndim in layouts:
             parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
     return net
+
+
+def to_device(values: np.ndarray, device: Device) -> Tensor:
+    """The values there. A GPU fetches them in their turn, and nobody waits for it."""
+    host = torch.from_numpy(values)
+    if not device.is_cuda:
+        return host
+    return host.pin_memory().to(device.torch_device, non_blocking=True)
+
+
+def start_to_host(values: Tensor) -> Callable[[], np.ndarray]:
+    """Begin to bring values here; what it gives back waits for them, not for what comes after."""
+    if not values.is_cuda:
+        return values.numpy
+    host = torch.empty_like(values, device="cpu", pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    is_here = torch.cuda.Event()
+    is_here.record()
+
+    def arrived() -> np.ndarray:
+        is_here.synchronize()
+        return host.numpy()
+
+    return arrived
 
 
 def inference_precision(device: Device, wanted: str, *, takes_bf16: bool) -> Precision:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from model.blending import BlendAccumulator, axis_windows
 from model.config import BlendWindow, Precision, TileConfig
-from model.device import Device, in_precision, is_out_of_memory, release_memory
+from model.device import (
+    Device,
+    in_precision,
+    is_out_of_memory,
+    release_memory,
+    start_to_host,
+    to_device,
+)
 from model.normalise import IntensityScale
 from model.progress import Progress
 from model.tiling import AxisPlan, plan_axis
@@ -89,7 +96,7 @@ class _Slabs:
         block = self._scale.apply(self._frames[self._times[start : start + self._size]])
         if len(self._rows) != block.shape[1] or len(self._columns) != block.shape[2]:
             block = block[:, self._rows][:, :, self._columns]
-        return torch.from_numpy(block).to(self._device.torch_device)
+        return to_device(block, self._device)
 
 
 def _cut(slab: Tensor, corners: list[tuple[int, int]], grid: WindowGrid) -> Tensor:
@@ -195,6 +202,8 @@ def infer(
     corners = grid.corners
     progress = Progress("denoising", grid.num_windows, "windows")
     num_done = 0
+    # Frames are given away after the next windows are queued: a GPU goes on while they are written.
+    on_its_way: Callable[[], np.ndarray] | None = None
     for number, start in enumerate(grid.time.starts):
         slab = slabs.at(start)
         position = 0
@@ -213,15 +222,22 @@ def infer(
             num_done += len(batch)
             progress.update(num_done)
         finished = blend.advance()
-        if finished is not None:
-            if not bool(torch.isfinite(finished).all()):
-                remedy = (
-                    "--steps 0, which leaves the checkpoint as it is, and report the stack"
-                    if precision == "fp32"
-                    else "--precision fp32"
-                )
-                raise InferenceError(f"the network gave values that are not finite; try {remedy}")
-            yield finished.cpu().numpy()
+        if on_its_way:
+            yield _finite(on_its_way(), precision)
+        on_its_way = start_to_host(finished) if finished is not None else None
+    if on_its_way:
+        yield _finite(on_its_way(), precision)
+
+
+def _finite(denoised: np.ndarray, precision: Precision) -> np.ndarray:
+    if not np.isfinite(denoised).all():
+        remedy = (
+            "--steps 0, which leaves the checkpoint as it is, and report the stack"
+            if precision == "fp32"
+            else "--precision fp32"
+        )
+        raise InferenceError(f"the network gave values that are not finite; try {remedy}")
+    return denoised
 
 
 @torch.inference_mode()

@@ -135,6 +135,38 @@ def test_frames_come_in_blocks_no_longer_than_a_window() -> None:
     assert sum(len(block) for block in blocks) == 50
 
 
+def test_the_next_windows_are_queued_before_frames_are_given_away() -> None:
+    """So that a GPU has work while they are written."""
+    seen: list[int] = []
+    frames = movie((32, 16, 16))  # one window per start in time, every 4 frames from -4 on
+    blocks = infer(
+        no_more_than(1, seen), frames, AS_IT_IS, grid_over(frames.shape),
+        device=pick_device("cpu"), tile_batch=1,
+    )  # fmt: skip
+    given = [(int(block.size) // 256, len(seen)) for block in blocks]
+    assert given[:2] == [(4, 3), (4, 4)]  # final after windows 2 and 3
+    assert given[-1][1] == len(seen)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_gives_what_the_cpu_gives() -> None:
+    """Copies that nobody waits for are there when they are read."""
+    torch.manual_seed(0)
+    net, frames = nn.Conv3d(1, 1, 3, padding=1), movie((200, 128, 128))
+    found = [
+        np.concatenate(
+            list(
+                infer(
+                    net.to(device.torch_device), frames, AS_IT_IS, grid_over(frames.shape),
+                    device=device, tile_batch=4,
+                )
+            )
+        )
+        for device in map(pick_device, ("cpu", "cuda"))
+    ]  # fmt: skip
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
 def test_the_network_is_put_into_evaluation_and_keeps_no_graph() -> None:
     net = nn.Conv3d(1, 1, 3, padding=1).train()
     denoise(net, movie((9, 16, 16)))
