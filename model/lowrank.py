@@ -234,6 +234,24 @@ class _Sample:
         return float(np.square(denoised - self.block).mean() + 2 * divergence)
 
 
+def _principal(samples: list[_Sample], sigma: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(in_parallel(partial(_Sample.principal, sigma=sigma), samples))
+
+
+def _threshold(
+    samples: list[_Sample],
+    principal: list[tuple[torch.Tensor, torch.Tensor]],
+    sigma: float,
+    config: LowRankConfig,
+) -> float:
+    """The singular value that noise reaches in none of the samples, with a margin."""
+    threshold = math.inf
+    for _ in range(config.threshold_rounds):
+        of_noise = partial(_Sample.greatest_of_noise, threshold=threshold, sigma=sigma)
+        threshold = config.threshold_margin * max(in_parallel(of_noise, samples, principal))
+    return threshold
+
+
 class LowRank:
     """The factors of all blocks of one recording."""
 
@@ -305,10 +323,12 @@ class LowRank:
     def in_blocks_of(self, size: int) -> LowRank:
         """The same recording in blocks of another size, to be found anew."""
         other = copy(self)
-        other.config = replace(self.config, block=size, space_sigmas=(self.space_sigma,))
+        other.config = replace(self.config, block=size)
         other.rows, other.columns = other._axes(self.overlap)
         other._rng = np.random.default_rng(self._seed)
-        _, other.threshold = other._choose()
+        samples = other._samples()
+        principal = _principal(samples, self.space_sigma)
+        other.threshold = _threshold(samples, principal, self.space_sigma, other.config)
         other.factors = {}
         return other
 
@@ -330,8 +350,8 @@ class LowRank:
             band[number] = (frame[part] - mean) / deviation
         return band
 
-    def _choose(self) -> tuple[float, float]:
-        """Spatial scale of least estimated risk on some blocks, and its threshold of noise."""
+    def _samples(self) -> list[_Sample]:
+        """Some blocks, with what is measured on them."""
         config = self.config
         corners = [(row, column) for row in self.rows.starts for column in self.columns.starts]
         few = self._rng.permutation(len(corners))[: config.sampled_blocks]
@@ -340,15 +360,16 @@ class LowRank:
         probes = [
             config.probe * self._rng.standard_normal(b.shape, dtype=np.float32) for b in blocks
         ]
-        samples = list(in_parallel(partial(_Sample.of, config=config), blocks, noises, probes))
+        return list(in_parallel(partial(_Sample.of, config=config), blocks, noises, probes))
+
+    def _choose(self) -> tuple[float, float]:
+        """Spatial scale of least estimated risk on some blocks, and its threshold of noise."""
+        config = self.config
+        samples = self._samples()
         best, least = (config.space_sigmas[0], np.inf), np.inf
         for sigma in config.space_sigmas:
-            principal = list(in_parallel(partial(_Sample.principal, sigma=sigma), samples))
-            threshold = math.inf
-            for _ in range(config.threshold_rounds):
-                of_noise = partial(_Sample.greatest_of_noise, threshold=threshold, sigma=sigma)
-                greatest = max(in_parallel(of_noise, samples, principal))
-                threshold = config.threshold_margin * greatest
+            principal = _principal(samples, sigma)
+            threshold = _threshold(samples, principal, sigma, config)
             risk_of = partial(_Sample.risk, threshold=threshold, sigma=sigma, config=config)
             risk = sum(in_parallel(risk_of, samples, principal)) / len(samples)
             logger.debug("  spatial scale %.1f: estimated risk %.5f", sigma, risk)

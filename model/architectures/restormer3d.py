@@ -323,17 +323,16 @@ class Restormer3D(nn.Module):
         self.config = config
         self.recomputed_levels = 0
         dim, heads = config.dim, config.heads
-        num_levels = len(config.num_blocks)
 
         def blocks(channels: int, num_heads: int, number: int) -> nn.Sequential:
             return nn.Sequential(
                 *(TransformerBlock(channels, num_heads, config) for _ in range(number))
             )
 
-        widths = [dim * 2**level for level in range(num_levels)]
+        widths = [dim * 2**level for level in range(self.num_levels)]
         self.embed = nn.Conv3d(1, dim, 3, padding=1, bias=False)
         self.encoders = nn.ModuleList(
-            blocks(widths[i], heads[i], config.num_blocks[i]) for i in range(num_levels - 1)
+            blocks(widths[i], heads[i], config.num_blocks[i]) for i in range(self.num_levels - 1)
         )
         self.downs = nn.ModuleList(Down(width, config) for width in widths[:-1])
         self.latent = blocks(widths[-1], heads[-1], config.num_blocks[-1])
@@ -344,7 +343,7 @@ class Restormer3D(nn.Module):
         )
         self.decoders = nn.ModuleList(
             blocks(widths[i] if i else 2 * dim, heads[i], config.num_blocks[i])
-            for i in reversed(range(num_levels - 1))
+            for i in reversed(range(self.num_levels - 1))
         )
         self.refinement = blocks(2 * dim, heads[0], config.num_refinement_blocks)
         self.out = nn.Conv3d(2 * dim, 1, 3, padding=1, bias=False)
@@ -352,7 +351,7 @@ class Restormer3D(nn.Module):
     @property
     def stride(self) -> tuple[int, int, int]:
         """Sides [T,H,W] of a patch must be multiples of this."""
-        t, h, w = (side ** (len(self.config.num_blocks) - 1) for side in self.config.down_factor)
+        t, h, w = (side ** (self.num_levels - 1) for side in self.config.down_factor)
         return t, h, w
 
     @property
