@@ -129,9 +129,19 @@ class Trainer:
     # ---- Putting down and taking up
 
     def start_from(self, net: nn.Module) -> None:
-        """Begin with another network's weights instead of random ones."""
+        """Begin with another network's weights instead of random ones.
+
+        Raises TrainError where its sizes are others.
+        """
         for own in (self.net, self.average):
-            own.load_state_dict(net.state_dict())
+            try:
+                own.load_state_dict(net.state_dict())
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())
+                raise TrainError(
+                    f"--start-from: weights of another size ({reason[:200]}); leave out --network, "
+                    "or give what they were trained with"
+                ) from error
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """All tensors that the next iteration depends on; each part fits a small file."""

@@ -263,6 +263,17 @@ def test_a_run_can_start_from_other_weights(tmp_path: Path) -> None:
         assert torch.allclose(value, weights_of(second)[name], atol=1e-4), name
 
 
+def test_weights_of_another_size_are_no_beginning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    assert main([*RUN, "--out", str(first)]) == 0
+    run = [*RUN, "--out", str(second), "--start-from", str(first), "--network", "dim=16"]
+    assert main(run) == 1
+    assert "--start-from: weights of another size" in capsys.readouterr().err
+    assert not second.exists()
+
+
 def test_a_folder_without_stacks_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
