@@ -93,8 +93,8 @@ def _found(
     return _rendered(found)
 
 
-def denoised_by(measured: LowRank, net: Halves) -> np.ndarray:
-    """What these halves make of a recording in blocks of one size: [T,H,W]."""
+def denoised_by(measured: LowRank | LowRankEnsemble, net: Halves) -> np.ndarray:
+    """What these halves make of a recording: [T,H,W]."""
     return _found(measured, net.courses, net.images)
 
 
@@ -137,7 +137,7 @@ def scores(clean: np.ndarray, level: int, net: Halves, config: LowRankConfig) ->
         "network for courses alone": _found(measured, net.courses, None),
         "network for images alone": _found(measured, as_guessed, net.images),
         "both": denoised_by(measured, net),
-        "both, in three sizes (lowrank_unet)": _found(in_all_sizes, net.courses, net.images),
+        "both, in three sizes (lowrank_unet)": denoised_by(in_all_sizes, net),
         "both, motion left in": denoised_by(unmoved, net),
         "told the true courses": _told_courses(measured, clean, net),
         "told the true images": _told_images(measured, clean, net),
