@@ -6,6 +6,7 @@ Nothing here computes; a change of a published number belongs on this page and i
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -159,7 +160,7 @@ METHODS: dict[str, Method] = {
             Stage(kind="blindspot", steps=4000, learning_rate=3e-4, final_learning_rate=1e-6),
         ),
         takes_bf16=True,
-        training_bytes_per_voxel=(50_000, 33_000, 26_000, 25_000),
+        training_bytes_per_voxel=(50_000, 33_000, 27_000, 25_000),
         inference_bytes_per_voxel=6_000,
     ),
     # Zero-shot: 400 + 4000 iterations on every stack, which end in the noise to be subtracted.
@@ -239,24 +240,26 @@ def _knob(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
 
 
 def _number_of_seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ValueError
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
     return value
 
 
 def _yes_or_no(text: str) -> bool:
     known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     if text.lower() not in known:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)}")
     return known[text.lower()]
 
 
 def _whole_number(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
+    return int(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +295,9 @@ class RunConfig:
     )
     log_level: str = _knob("info", "how much to say", ("debug", "info", "warning", "error"))
     keep_brightness: bool = _knob(
-        False, "unet_att: give every window the brightness of the noisy one, as its published code"
+        False,
+        "unet_att: multiply every window by the root of noisy over denoised brightness, which its "
+        "published code offers",
     )
     stretch_16bit: bool = _knob(
         False,
@@ -311,8 +316,7 @@ class RunConfig:
         """
         types: dict[str, Callable[[str], Any]] = {
             "input_dir": Path, "output_dir": Path, "weights": Path, "seed": _whole_number,
-            "steps": _whole_number, "time_limit": _number_of_seconds, "keep_brightness": _yes_or_no,
-            "stretch_16bit": _yes_or_no, "overwrite": _yes_or_no,
+            "steps": _whole_number, "time_limit": _number_of_seconds,
         }  # fmt: skip
         known = {f"DENOISE_{knob.name.upper()}": knob.name for knob in fields(cls)}
         if strays := sorted(k for k in env if k.startswith("DENOISE_") and k not in known):
@@ -325,10 +329,11 @@ class RunConfig:
         )
         for knob in fields(cls):
             # a switch may stand alone, or have a value as its variable has
-            extra: dict[str, Any] = {"nargs": "?", "const": True} if knob.type == "bool" else {}
+            is_switch = knob.type == "bool"
+            extra: dict[str, Any] = {"nargs": "?", "const": True} if is_switch else {}
             parser.add_argument(
                 f"--{knob.name.replace('_', '-')}",
-                type=types.get(knob.name, str),
+                type=_yes_or_no if is_switch else types.get(knob.name, str),
                 **extra,
                 choices=knob.metadata["choices"],
                 default=knob.default,

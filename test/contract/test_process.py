@@ -794,7 +794,7 @@ VARIABLES = {  # and where the record shows that it was heeded
     "DENOISE_PRECISION": ("fp32", lambda record: record["stacks"][0]["precision"]),
     "DENOISE_NORMALISE_TOGETHER": (
         "yes",
-        lambda record: "yes" if record["settings"]["normalise_together"] else "no",
+        lambda record: "yes" if record["settings"]["normalise_together"] is True else "no",
     ),
 }
 

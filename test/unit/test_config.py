@@ -1,10 +1,13 @@
 """The command line, its environment variables, and the numbers that were promised."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from model.config import METHODS, RunConfig, UsageError
+
+SWITCHES = [knob.name for knob in fields(RunConfig) if knob.type == "bool"]
 
 
 def test_defaults_are_those_of_the_container() -> None:
@@ -26,9 +29,9 @@ def test_a_flag_beats_its_variable_which_beats_the_default() -> None:
         ([], {"DENOISE_STEP": "3"}, "unknown settings DENOISE_STEP; known: .*DENOISE_STEPS"),
         (["--speed", "3"], {}, "unrecognized arguments: --speed 3"),
         (["--step", "3"], {}, "unrecognized arguments"),  # no abbreviations to grow apart
-        (["--steps", "-1"], {}, "steps: invalid _whole_number value: '-1'"),
-        ([], {"DENOISE_STEPS": "many"}, "steps: invalid _whole_number value: 'many'"),
-        (["--time-limit", "nan"], {}, "time-limit: invalid"),
+        (["--steps", "-1"], {}, "steps: '-1' is no whole number, 0 or more"),
+        ([], {"DENOISE_STEPS": "many"}, "steps: 'many' is no whole number, 0 or more"),
+        (["--time-limit", "nan"], {}, "time-limit: 'nan' is no number of seconds, 0 or more"),
         (["--method", "unet9"], {}, "method: invalid choice: 'unet9'"),
         ([], {"DENOISE_DEVICE": "tpu"}, "device: invalid choice: 'tpu'"),
     ],
@@ -76,18 +79,23 @@ def test_a_precision_is_refused_where_there_is_but_one(method: str) -> None:
         RunConfig.parse(["--method", method, "--precision", "bf16"], {})
 
 
+@pytest.mark.parametrize("name", SWITCHES)
 @pytest.mark.parametrize(
-    "flags, env, wanted",
-    [
-        ([], {}, False),
-        (["--keep-brightness"], {}, True),
-        (["--keep-brightness", "no"], {}, False),
-        ([], {"DENOISE_KEEP_BRIGHTNESS": "1"}, True),
-    ],
+    "value, wanted",
+    [(None, False), ("", True), ("no", False), ("0", False), ("False", False), ("1", True)],
 )
-def test_a_switch_stands_alone_or_has_a_value(
-    flags: list[str], env: dict[str, str], wanted: bool
-) -> None:
-    assert RunConfig.parse([*flags, "--method", "unet_att"], env).keep_brightness is wanted
-    with pytest.raises(UsageError, match="keep-brightness"):
-        RunConfig.parse(["--keep-brightness", "perhaps", "--method", "unet_att"], {})
+def test_a_switch_stands_alone_or_has_a_value(name: str, value: str | None, wanted: bool) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    flags = [] if value is None else [flag, value] if value else [flag]
+    env = {f"DENOISE_{name.upper()}": value} if value else {}
+    for config in (
+        RunConfig.parse(["--method", "unet_att", *flags], {}),
+        RunConfig.parse(["--method", "unet_att", *([] if env else flags)], env),
+    ):
+        assert getattr(config, name) is wanted
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_is_one_of_a_few_words(name: str) -> None:
+    with pytest.raises(UsageError, match="'perhaps' is none of 1, true, yes, 0, false, no"):
+        RunConfig.parse([], {f"DENOISE_{name.upper()}": "perhaps"})
