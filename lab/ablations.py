@@ -37,7 +37,7 @@ SEED = 2**41  # of the recording that the DVT U-Net learns
 
 
 def unet_att(steps: int) -> list[str]:
-    """C19: the article's order by PSNR is unet_att, unet_pp, without_da, attention_unet."""
+    """The article's order by PSNR is unet_att, unet_pp, without_da, attention_unet."""
     recipe = replace(
         RECIPES["unet_att"], curriculum=((steps, (32, 32, 32)),), batch=2, learning_rate=5e-4
     )

@@ -8,8 +8,8 @@ from model.architectures.niddl import PlaneUNet
 class VanillaUNet(PlaneUNet):
     """A 2D U-Net whose width doubles from 32 to 512 channels: 14,908,225 parameters.
 
-    Stands in for CARE and RCAN, whose sizes the NIDDL article does not give (OPEN-19), so only
-    ratios to it mean anything.
+    Stands in for CARE and RCAN, whose sizes the NIDDL article does not give, so only ratios to
+    it mean anything.
     """
 
     def __init__(self, planes_in: int = 1, planes_out: int = 1) -> None:

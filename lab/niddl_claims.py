@@ -121,7 +121,7 @@ def error(clean: np.ndarray, denoised: np.ndarray) -> float:
 
 
 def pairs_needed() -> list[str]:
-    """C14: the error levels off at 500 to 600 pairs."""
+    """The error levels off at 500 to 600 pairs."""
     test = make_pairs(NUM_TEST, PHOTONS, TEST_SEED)
     lines = []
     for count in (50, 500, 1000):
@@ -131,7 +131,7 @@ def pairs_needed() -> list[str]:
 
 
 def light() -> list[str]:
-    """C16: more light is better, and training at another light is worse than at the test's own."""
+    """More light is better, and training at another light is worse than at the test's own."""
     lines = []
     lights = (20.0, 100.0, 1000.0)
     for photons in lights:
@@ -147,7 +147,7 @@ def light() -> list[str]:
 
 
 def classical() -> list[str]:
-    """C17: better than median, Gaussian and non-local means."""
+    """Better than median, Gaussian and non-local means."""
     test = make_pairs(NUM_TEST, PHOTONS, TEST_SEED)
     others: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "noisy": lambda plane: plane,
@@ -167,7 +167,7 @@ def classical() -> list[str]:
 
 
 def traces() -> list[str]:
-    """C17: traces of single places have a smaller error and a higher correlation than the noisy."""
+    """Traces of single places have a smaller error and a higher correlation than the noisy."""
     rng = np.random.default_rng([TEST_SEED, 0])
     movie = simulate(draw_config(rng, MOVIE), rng)
     movie = movie / movie.mean()
@@ -187,7 +187,7 @@ def traces() -> list[str]:
 
 
 def losses() -> list[str]:
-    """C15: L1 has the smaller error, L2 nearly the same."""
+    """L1 has the smaller error, L2 nearly the same."""
     test = make_pairs(NUM_TEST, PHOTONS, TEST_SEED)
     lines = []
     for loss in ("l1", "l2"):
@@ -197,7 +197,7 @@ def losses() -> list[str]:
 
 
 def speed() -> list[str]:
-    """C12, C13: both networks against a vanilla U-Net of 32 to 512 channels, one 512x512 plane."""
+    """Both networks against a vanilla U-Net of 32 to 512 channels, one 512x512 plane."""
     plane = torch.rand(1, 1, 512, 512)
     nets = {
         "unet_fixed": build("niddl", arch="unet_fixed").planes,

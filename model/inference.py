@@ -186,8 +186,8 @@ def infer(
     halves the number of windows at a time.
 
     Args:
-        keeps_brightness: give every window the published UNet-Att's gain (off there too by default:
-            each window has its own, which can make seams).
+        keeps_brightness: multiply every window by the published UNet-Att's gain (optional there,
+            too: each window has its own, which can make seams).
 
     Raises InferenceError where not even one window fits, or the network gives NaN or Inf.
     """

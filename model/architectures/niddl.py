@@ -2,9 +2,9 @@
 
 Source: Chaudhary et al., Nature Communications 13:5165 (2022),
 https://doi.org/10.1038/s41467-022-32886-w, and the sizes of its published files.
-Where article and published code differ we follow the code (OPEN-15): `unet_fixed` has four levels
+Where article and published code differ we follow the code: `unet_fixed` has four levels
 and no residual, `hourglass_wres` three levels and residual blocks; only so do both have the
-published file sizes. The last layer is linear (OPEN-17): a final ReLU can die on dark data.
+published file sizes. The last layer is linear: a final ReLU can die on dark data.
 Our deviations: transposed convolutions align as PyTorch's do, one pixel off TensorFlow's. A stack
 [T,H,W] takes the place of a stack of planes: frames are denoised alone (`2d`) or with their
 neighbours in time (`2.5d`, `3d`), and of the several planes of `3d` the centre one is kept.
