@@ -19,7 +19,7 @@ import torch
 from lab.noise import noisy_recording
 from lab.recipes import RECIPES
 from lab.recordings import Simulator, method_scale
-from lab.simulate import draw_config, simulate
+from lab.simulate import random_movie
 from lab.trainer import Trainer
 from lab.validation import ValidationSet
 from model.adapt import adapt
@@ -60,7 +60,7 @@ def dvt_unet3d(steps: int) -> list[str]:
     """What the bottleneck's features consist of: y = c + G + r, and the block's f in place of c."""
     method = METHODS["dvt_unet3d"]
     rng = np.random.default_rng(SEED)
-    noisy = noisy_recording(simulate(draw_config(rng, SIMULATED_SHAPE), rng).numpy(), LEVEL, seed=0)
+    noisy = noisy_recording(random_movie(rng, SIMULATED_SHAPE).numpy(), LEVEL, seed=0)
     scale = method_scale("dvt_unet3d", noisy)
     torch.manual_seed(0)
     net = place(build("dvt_unet3d"), CPU)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,8 +25,9 @@ import tifffile
 import torch
 from torch import Tensor, nn
 
+from lab.limits import limit_data
 from lab.noise import noisy_recording
-from lab.simulate import draw_config, simulate
+from lab.simulate import random_movie
 from model.adapt import adapt
 from model.architectures import build, stride_of
 from model.budget import Budget
@@ -43,7 +43,6 @@ from model.normalise import IntensityScale, fit_scale, temporal_median
 from model.result_writer import open_result
 from model.stack_io import read_stack
 
-DATA_LIMIT_BYTES = 12 * 2**30
 TILE, BLOCK = 96, 50  # pixels and frames, of a simulated recording
 PEAK = "peak resident memory, mapped files included [GiB]"
 
@@ -84,7 +83,7 @@ def write_simulated_file(path: Path, shape: tuple[int, int, int]) -> None:
     """A simulated recording [T,H,W] int16 at the challenge's second level, one tile everywhere."""
     num_frames, height, width = shape
     rng = np.random.default_rng(0)
-    tile = simulate(draw_config(rng, (num_frames, TILE, TILE)), rng).numpy()
+    tile = random_movie(rng, (num_frames, TILE, TILE)).numpy()
     times = (1, -(-height // TILE), -(-width // TILE))
     with tifffile.TiffWriter(path, bigtiff=bool(np.prod(shape) > 1.9e9)) as file:
         for start in range(0, num_frames, BLOCK):
@@ -107,7 +106,7 @@ def trained_once(method: Method, frames: np.ndarray, scale: IntensityScale) -> n
 
 def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
     """CPU seconds of every stage around the network, and the peaks of memory, in this process."""
-    resource.setrlimit(resource.RLIMIT_DATA, (DATA_LIMIT_BYTES, resource.RLIM_INFINITY))
+    limit_data()
     torch.set_num_threads(1)
     seconds: dict[str, float] = {}
     begin = time.process_time()

@@ -21,6 +21,7 @@ from model.checkpoint import CheckpointError, find_checkpoint
 from model.config import METHODS, RunConfig, UsageError
 from model.job import MOUNTED_WEIGHTS, SHIPPED_WEIGHTS
 from model.report import RECORD_NAME
+from model.resume import file_sum
 from model.stack import StackError
 from model.stack_io import read_stack
 
@@ -57,10 +58,10 @@ class Contender(Protocol):
         """Write the result for a recording; ContenderError where there is none."""
 
 
-def file_sum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command's own arguments, and the flags of process.py that follow after "--"."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    return list(argv[:end]), list(argv[end + 1 :])
 
 
 # ---- Our own methods ----------------------------------------------------------------------------
@@ -128,9 +129,13 @@ class OurMethod:
         method, _, steps = self.name.partition("@")
         return [*self.flags, "--method", method, *(["--steps", steps] if steps else [])]
 
+    def config(self) -> RunConfig:
+        """What the program will be told; UsageError where it would refuse."""
+        return RunConfig.parse(self._flags, {})
+
     def settings(self) -> dict[str, Any]:
         """Flags, the checkpoint's sum and the code's."""
-        config = RunConfig.parse(self._flags, {})
+        config = self.config()
         try:
             checkpoint = _checkpoint_sum(config.method, config.weights)
         except CheckpointError as error:
@@ -194,15 +199,19 @@ def choose(
     peers: Mapping[str, Peer] = PEERS,
     run_peer: RunPeer = run_peer,
 ) -> list[Contender]:
-    """The methods of these names, ours with flags of process.py; UsageError for unknown ones."""
+    """The methods of these names, ours with flags of process.py.
+
+    UsageError for unknown methods, and flags that one of ours refuses.
+    """
     if own := [flag for flag in flags if flag.partition("=")[0] in OWN_FLAGS]:
         raise UsageError(f"{', '.join(own)}: set by the evaluation itself; leave it out")
-    RunConfig.parse(flags, {})
     chosen: list[Contender] = []
     for name in dict.fromkeys(names):
         method, at, steps = name.partition("@")
         if method in METHODS and (not at or steps.isdecimal()):
-            chosen.append(OurMethod(name=name, flags=tuple(flags), program=program))
+            own_method = OurMethod(name=name, flags=tuple(flags), program=program)
+            own_method.config()
+            chosen.append(own_method)
         elif name in peers:
             chosen.append(
                 PeerMethod(name=name, peer=peers[name], seconds=peer_seconds, run=run_peer)
@@ -212,6 +221,8 @@ def choose(
                 f"unknown method {name!r}; ours, also as NAME@STEPS: {', '.join(METHODS)}; "
                 f"others: {', '.join(peers)}"
             )
+    if flags and not any(isinstance(contender, OurMethod) for contender in chosen):
+        raise UsageError(f"{' '.join(flags)}: for methods of ours, of which none is named")
     return chosen
 
 

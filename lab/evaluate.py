@@ -32,6 +32,7 @@ from lab.contenders import (
     RunPeer,
     choose,
     kept_or_made,
+    split_flags,
 )
 from lab.events import active_places
 from lab.figures import View, case_figure, most_active_moment
@@ -248,13 +249,13 @@ def main(
     draw: DrawCase = case_figure,
 ) -> int:
     """Print and save the table; 1 if a method failed somewhere."""
-    split = argv.index("--") if "--" in argv else len(argv)
+    own, flags = split_flags(argv)
     parser = _parser()
-    args = parser.parse_args(argv[:split])
+    args = parser.parse_args(own)
     try:
         contenders = choose(
-            args.methods, argv[split + 1 :], peer_seconds=args.peer_seconds, program=program,
-            peers=peers, run_peer=run_peer,
+            args.methods, flags, peer_seconds=args.peer_seconds, program=program, peers=peers,
+            run_peer=run_peer,
         )  # fmt: skip
         cases = make_cases(
             args.stacks, args.levels, frames=tuple(args.frames), held_out=args.held_out,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lab.noise import apply_detector, averaged, draw_detector
 from lab.recordings import Ask, Example, draw_orientation
-from lab.simulate import draw_config, simulate
+from lab.simulate import random_movie
 from model.config import METHODS
 from model.lowrank import (
     Components,
@@ -146,7 +146,7 @@ class SimulatedFactors:
         rng = np.random.default_rng([self.seed, track, turn])
         num_frames = int(rng.choice(NUM_FRAMES))
         side = min(MAX_SIDE, math.isqrt(MAX_VOXELS // num_frames))
-        clean = simulate(draw_config(rng, (num_frames, side, side)), rng, self.device)
+        clean = random_movie(rng, (num_frames, side, side), self.device)
         detector = draw_detector(rng)
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         noisy = apply_detector(detector, clean, generator).cpu().numpy()

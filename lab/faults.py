@@ -24,7 +24,7 @@ from lab.cases import write_recording
 from lab.contenders import PROGRAM
 from lab.inject import NOTHING
 from lab.noise import noisy_recording
-from lab.simulate import draw_config, simulate
+from lab.simulate import random_movie
 from model.checkpoint import SUMS_FILE
 from model.job import SHIPPED_WEIGHTS
 from model.report import RECORD_NAME
@@ -168,7 +168,7 @@ class Bench:
         self.recordings = folder / "recordings"
         for seed, name in enumerate(NAMES):
             rng = np.random.default_rng(seed)
-            clean = simulate(draw_config(rng, SHAPE), rng).numpy()
+            clean = random_movie(rng, SHAPE).numpy()
             write_recording(self.recordings / name, noisy_recording(clean, 1, seed))
         self._whole: dict[tuple[str, ...], Path] = {}
 

@@ -12,7 +12,6 @@ import io
 import logging
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 import time
@@ -29,6 +28,7 @@ import numpy as np
 import SimpleITK as sitk
 import tifffile
 
+from lab.limits import limit_more_data
 from model.stack import StackError
 from model.stack_io import peek_shape, read_stack
 
@@ -144,13 +144,6 @@ def _ring(number: int, frame: FrameType | None) -> None:
     raise _TooSlow
 
 
-def _limit_memory() -> None:
-    """From here on, a GiB more than now."""
-    status = Path("/proc/self/status").read_text()
-    used = 1024 * int(status.split("VmData:")[1].split()[0])
-    resource.setrlimit(resource.RLIMIT_DATA, (used + MAX_EXTRA_BYTES, resource.RLIM_INFINITY))
-
-
 def _silence_libraries() -> None:
     """What libraries in C print for every damaged file goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -191,7 +184,7 @@ def _read_many(numbers: range, seed: int, folder: Path, results: Connection) -> 
     for name, content in files.items():  # whole: then the libraries hold what they always hold
         (folder / name).write_bytes(content)
         read_stack(folder / name)
-    _limit_memory()
+    limit_more_data(MAX_EXTRA_BYTES)
     results.send(None)  # begins
     for number in numbers:
         name, content = damaged_file(number, seed, files)

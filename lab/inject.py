@@ -10,16 +10,15 @@ from __future__ import annotations
 import importlib
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn
 
+from lab.limits import limit_more_data
 from model.config import METHODS, RunConfig
 
 Action = Callable[[RunConfig], None]
@@ -105,9 +104,7 @@ def _fail_to_allocate(_: RunConfig) -> NoReturn:
 
 
 def _limit_memory(_: RunConfig) -> None:
-    status = Path("/proc/self/status").read_text()
-    used = 1024 * int(status.split("VmData:")[1].split()[0])
-    resource.setrlimit(resource.RLIMIT_DATA, (used + SPARE_BYTES, resource.RLIM_INFINITY))
+    limit_more_data(SPARE_BYTES)
 
 
 def _lose_second_recording(config: RunConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -17,11 +16,11 @@ import tifffile
 from lab.cases import write_recording
 from lab.contenders import PROGRAM
 from lab.fidelity import Check
+from lab.limits import DATA_BYTES, limit_data
 from lab.noise import noisy_recording
-from lab.simulate import draw_config, simulate
+from lab.simulate import random_movie
 from model.report import RECORD_NAME
 
-DATA_BYTES = 12 * 2**30  # that a process may hold
 MANY, SMALL_SHAPE = 200, (32, 48, 48)
 LONG_TILE, LONG_TILES = (600, 128, 128), (10, 2, 2)  # 6000x256x256
 NUM_OTHERS = 10_000
@@ -29,11 +28,7 @@ NUM_OTHERS = 10_000
 
 def _simulated(shape: tuple[int, int, int], seed: int) -> np.ndarray:
     rng = np.random.default_rng([11, seed])
-    return simulate(draw_config(rng, shape), rng).numpy()
-
-
-def _limit_data() -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
+    return random_movie(rng, shape).numpy()
 
 
 def _run(folder: Path, flags: tuple[str, ...]) -> tuple[int, str, float]:
@@ -42,7 +37,7 @@ def _run(folder: Path, flags: tuple[str, ...]) -> tuple[int, str, float]:
     folders = ["--input-dir", str(folder / "in"), "--output-dir", str(folder / "out")]
     ended = subprocess.run(  # noqa: S603
         [sys.executable, str(PROGRAM), *folders, *flags],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=_limit_data,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=limit_data,
     )  # fmt: skip
     return ended.returncode, ended.stderr.strip(), time.monotonic() - begin
 

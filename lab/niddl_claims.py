@@ -28,7 +28,7 @@ from lab.noise import DetectorConfig, apply_detector, averaged
 from lab.pairs import PairRecording
 from lab.recipes import RECIPES
 from lab.recordings import method_scale
-from lab.simulate import draw_config, simulate
+from lab.simulate import random_movie
 from lab.trainer import Trainer
 from model.architectures import build
 from model.device import pick_device, place
@@ -57,7 +57,7 @@ class PlanePairs:
 def clean_plane(seed: int, number: int) -> Tensor:
     """One plane [H,W] of a movie of its own, in units of its mean."""
     rng = np.random.default_rng([seed, number])
-    movie = simulate(draw_config(rng, (40, SIDE, SIDE)), rng)
+    movie = random_movie(rng, (40, SIDE, SIDE))
     return movie[int(rng.integers(len(movie)))] / movie.mean()
 
 
@@ -169,7 +169,7 @@ def classical() -> list[str]:
 def traces() -> list[str]:
     """Traces of single places have a smaller error and a higher correlation than the noisy."""
     rng = np.random.default_rng([TEST_SEED, 0])
-    movie = simulate(draw_config(rng, MOVIE), rng)
+    movie = random_movie(rng, MOVIE)
     movie = movie / movie.mean()
     noisy = record_twice(movie, PHOTONS, TEST_SEED).noisy
     clean = PHOTONS * movie.numpy()

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from lab.cases import brightest, write_recording
-from lab.contenders import PROGRAM, ContenderError, run_program
+from lab.contenders import PROGRAM, ContenderError, run_program, split_flags
 from lab.events import active_places, find_events, place_traces, rises
 from lab.floors import FLOORS
 from lab.noise import LEVELS, noise_deviation, noisy_recording
@@ -115,8 +115,7 @@ def _save(found: dict[int, dict[str, Flatness]], path: Path) -> None:
 
 def main(argv: Sequence[str], *, program: Path = PROGRAM) -> int:
     """Print the figures of every level; 1 if the program failed."""
-    split = argv.index("--") if "--" in argv else len(argv)
-    flags = argv[split + 1 :]
+    own, flags = split_flags(argv)
     parser = argparse.ArgumentParser(
         prog="python -m lab.pure_noise",
         description="What is made of a constant scene with noise.",
@@ -129,7 +128,7 @@ def main(argv: Sequence[str], *, program: Path = PROGRAM) -> int:
     parser.add_argument("--counts", type=int, default=211, help="of the scene, in every voxel")
     parser.add_argument("--seed", type=int, default=2, help="of the noise")
     parser.add_argument("--out", type=Path, help="folder for the stacks and pure_noise.csv")
-    args = parser.parse_args(argv[:split])
+    args = parser.parse_args(own)
     try:
         RunConfig.parse(flags, {})
         if not 1 <= args.counts <= brightest(max(args.levels)):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lab.noise import DetectorConfig, apply_detector, averaged, draw_detector
 from lab.recipes import Sides
-from lab.simulate import draw_config, simulate
+from lab.simulate import random_movie
 from model.config import METHODS
 from model.normalise import IntensityScale, fit_scale, temporal_median
 from model.patches import sample_patches
@@ -156,7 +156,7 @@ class Simulator:
     def recording(self, slot: int, number: int) -> SimulatedRecording:
         """The same for the same seed, slot and number."""
         rng = np.random.default_rng([self.seed, slot, number])
-        clean = simulate(draw_config(rng, self.shape), rng, self.device)
+        clean = random_movie(rng, self.shape, self.device)
         detector = draw_detector(rng)
         return SimulatedRecording(self.method, clean, detector, int(rng.integers(2**62)))
 

@@ -1,7 +1,6 @@
 """Clean two-photon movies of random cortex, made faster than they can be trained on.
 
-    config = draw_config(np.random.default_rng(0), (300, 128, 128))
-    clean = simulate(config, np.random.default_rng(1), "cpu")
+    clean = random_movie(np.random.default_rng(0), (300, 128, 128))
 
 A movie is one product of matrices: footprints of cells, dendrites and axons (`lab.section`) times
 their traces (`lab.activity`), on neuropil of a few regions with activity of their own. What it
@@ -164,3 +163,10 @@ def simulate(
         frames = frames.unflatten(1, (height, width))
         movie[block] = _move(frames, put(shift.T[block]), margin) if margin else frames
     return movie.mul_(config.mean_counts / movie.mean())
+
+
+def random_movie(
+    rng: np.random.Generator, shape: tuple[int, int, int], device: str | torch.device = "cpu"
+) -> Tensor:
+    """A clean movie [T,H,W] of a random recording, as `simulate` makes it."""
+    return simulate(draw_config(rng, shape), rng, device)

@@ -1,8 +1,8 @@
 """What the program promises, put to the proof:  python -m lab.trust [-- FLAGS OF process.py].
 
 Prints one table: every fault that was brought about, the files that were damaged, what was shown of
-what was there, and heavy loads; each with its figure and the limit it is held to. Half an hour on
-two cores; `--only` takes parts of it.
+what was there, and heavy loads; each with its figure and the limit it is held to. `--only` takes
+parts of it; the flags are for the last two.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lab import fidelity, load
+from lab.contenders import split_flags
 from lab.faults import FAULTS, Bench, NotTriedError
 from lab.fidelity import Check
 from lab.fuzz import MAX_SECONDS, read_damaged
@@ -82,7 +83,7 @@ def _line(*cells: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Print the table; 1 where a limit is not kept."""
-    split = argv.index("--") if "--" in argv else len(argv)
+    own, flags = split_flags(argv)
     parser = argparse.ArgumentParser(prog="python -m lab.trust", description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--levels", type=int, nargs="+", default=list(LEVELS), choices=LEVELS)
@@ -90,10 +91,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--files", type=int, default=20_000, help="to damage")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--out", type=Path, help="a CSV file for the table")
-    args = parser.parse_args(argv[:split])
-    args.flags = argv[split + 1 :]
+    args = parser.parse_args(own)
+    args.flags = flags
     try:
-        RunConfig.parse(args.flags, {})
+        RunConfig.parse(flags, {})
     except UsageError as error:
         parser.error(str(error))
     found = []

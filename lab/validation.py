@@ -13,7 +13,7 @@ from torch import nn
 from lab.metrics import stsnr
 from lab.noise import LEVELS, noisy_recording
 from lab.recordings import method_scale
-from lab.simulate import draw_config, simulate
+from lab.simulate import random_movie
 from model.config import METHODS
 from model.device import Device
 from model.inference import denoised_courses, denoised_images
@@ -66,7 +66,7 @@ class ValidationSet:
         low_rank = METHODS[method].low_rank
         for number in range(NUM_MOVIES):
             rng = np.random.default_rng([SEED, number])
-            clean = simulate(draw_config(rng, SHAPE), rng).numpy()
+            clean = random_movie(rng, SHAPE).numpy()
             for level in LEVELS:
                 noisy = noisy_recording(clean, level, seed=number)
                 if low_rank:
