@@ -22,7 +22,7 @@ from lab.recipes import Sides
 from lab.simulate import random_movie
 from model.config import METHODS
 from model.normalise import IntensityScale, fit_scale, temporal_median
-from model.patches import sample_patches
+from model.patches import own_sides, sample_patches
 from model.stack import StackError
 from model.stack_io import find_stacks, read_stack
 
@@ -46,6 +46,7 @@ class Example:
     noisy: Tensor  # [1,t,h,w]
     target: Tensor | None  # [1,t,h,w], the same scene under other noise; None: there is none
     median: Tensor | None  # [1,1,h,w], the recording's temporal median there; None: not asked for
+    own: Sides | None = None  # what the patch has of a shorter recording; None: all of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,10 @@ class OwnRecording:
         images = self.median if ask.median else None
         noisy, median = sample_patches(self.frames, self.scale, ask.patch, 1, generator, images)
         return Example(
-            noisy=noisy[0], target=None, median=median[0] if median is not None else None
+            noisy=noisy[0],
+            target=None,
+            median=median[0] if median is not None else None,
+            own=own_sides(self.frames.shape, ask.patch),
         )
 
 

@@ -26,6 +26,7 @@ from model.blindspot import blindspot_loss, draw_mask, draw_sources, fill_masked
 from model.config import METHODS
 from model.device import Device, place
 from model.odd_even import odd_even_loss, odd_even_pair
+from model.patches import mirrored
 
 MAX_BAD_STEPS = 10  # losses in a row that are not finite
 LEAST_ERROR = 0.03  # added to a squared error before its logarithm, in variances of the noise
@@ -44,12 +45,14 @@ def masked_input(
     """The batch [B,1,t,h,w] with hidden voxels filled in, and each example's hidden voxels."""
     inputs, hidden = [], []
     for example, seed in zip(examples, seeds, strict=True):
-        noisy = example.noisy[None]
-        sides: Sides = tuple(noisy.shape[2:])  # type: ignore[assignment]
+        sides: Sides = tuple(example.noisy.shape[1:])  # type: ignore[assignment]
+        t, h, w = own = example.own or sides
+        noisy = example.noisy[None, :, :t, :h, :w]
         generator = torch.Generator().manual_seed(seed)
         coords = draw_mask(tuple(noisy.shape), recipe.mask.cell, generator)
-        sources = draw_sources(coords, sides, recipe.mask.radius, generator)
-        inputs.append(fill_masked(noisy, coords.to(noisy.device), sources.to(noisy.device)))
+        sources = draw_sources(coords, own, recipe.mask.radius, generator)
+        masked = fill_masked(noisy, coords.to(noisy.device), sources.to(noisy.device))
+        inputs.append(mirrored(masked, sides))  # or a mirror image would show what is hidden
         hidden.append(coords)
     return torch.cat(inputs), hidden
 

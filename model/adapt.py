@@ -20,7 +20,7 @@ from model.device import Device, fitting_batch, is_out_of_memory, release_memory
 from model.judge import MIN_FRAMES, Judge, is_held_out
 from model.normalise import IntensityScale, temporal_median
 from model.odd_even import odd_even_loss, odd_even_pair
-from model.patches import sample_patches
+from model.patches import mirrored, own_sides, sample_patches
 from model.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -106,14 +106,7 @@ class _Adapter:
         median = cut if kind == "warm_up" else None
         coords = masked = None
         if kind == "blindspot":
-            mask = self.config.mask
-            coords = draw_mask(tuple(noisy.shape), mask.cell, self.generator)
-            if cut is not None:
-                b, _, h_at, w_at = coords.unbind(1)
-                coords = coords[~is_held_out(cut[b, 0, 0, h_at, w_at])]
-            masked = fill_masked(
-                noisy, coords, draw_sources(coords, self.patch, mask.radius, self.generator)
-            )
+            masked, coords = self._hidden(noisy, cut)
         while True:  # until it fits the memory
             self.optimiser.zero_grad(set_to_none=True)
             total = 0.0
@@ -131,14 +124,39 @@ class _Adapter:
             self.micro_batch //= 2
             logger.warning("  out of memory: %d patches at a time from here on", self.micro_batch)
 
-    def call_judge(self, stages: tuple[Stage, ...], budget: Budget, seed: int) -> None:
-        """Have the checkpoint judged, where Noise2Void is to change it and memory allows."""
-        if not self.config.judge_patches or len(self.frames) < MIN_FRAMES:
-            return
+    def _hidden(self, noisy: Tensor, held_out: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A batch [B,1,t,h,w] with voxels hidden, mirror images of them too, and which.
+
+        None of those that a cut of `Judge.held_out` says.
+        """
+        mask = self.config.mask
+        t, h, w = sides = own_sides(self.frames.shape, self.patch)
+        own = noisy[..., :t, :h, :w]
+        while True:  # in a tiny patch all that were drawn may be held out
+            coords = draw_mask(tuple(own.shape), mask.cell, self.generator)
+            if held_out is not None:
+                b, _, row, column = coords.unbind(1)
+                coords = coords[~is_held_out(held_out[b, 0, 0, row, column])]
+            if len(coords):
+                break
+        sources = draw_sources(coords, sides, mask.radius, self.generator)
+        return mirrored(fill_masked(own, coords, sources), self.patch), coords
+
+    def call_judge(self, stages: tuple[Stage, ...], budget: Budget, seed: int) -> bool:
+        """Have the checkpoint judged, where Noise2Void is to change it and memory allows.
+
+        False where the stack is too small to tell a better network from a worse one.
+        """
+        if not self.config.judge_patches:
+            return True
         if not any(stage.kind == "blindspot" and stage.steps for stage in stages):
-            return
+            return True
+        if len(self.frames) < MIN_FRAMES:
+            return False
         time_before = budget.remaining()
         judge = Judge(self.frames, self.scale, self.config, self.device, seed)
+        if not judge.can_tell:
+            return False
         try:
             self.error_before = judge.error(self.net)
         except (RuntimeError, MemoryError) as error:
@@ -150,6 +168,7 @@ class _Adapter:
             self.judge = judge
             if not math.isinf(time_before):
                 self.judging_seconds = time_before - budget.remaining()
+        return True
 
     def fit_pairs(self) -> None:
         """Cut patches to the number of odd frames; AdaptError where these are too few."""
@@ -254,8 +273,9 @@ def adapt(
     adapter = _Adapter(
         net, frames, scale, config, device, torch.Generator().manual_seed(seed), micro_batch
     )
-    if is_pretrained and not budget.expired:
-        adapter.call_judge(stages, budget, seed)
+    if is_pretrained and not budget.expired and not adapter.call_judge(stages, budget, seed):
+        report.stopped_by = "the stack is too small to tell whether it helps"
+        stages = ()
     progress = Progress("adapting", report.steps_asked, "iterations")
     bad_in_a_row = 0
     net.train()

@@ -17,16 +17,18 @@ def draw_mask(
     """Voxels to hide in a batch [B,1,T,H,W]: coordinates (b,t,h,w), int64 [M,4], all different.
 
     Stratified: the patch is tiled with boxes of `cell` voxels and one voxel is drawn in each, so
-    that hidden voxels never crowd. A draw in a part of a box that sticks out is dropped.
+    that hidden voxels never crowd. A draw in a part of a box that sticks out is dropped; no box is
+    longer than the patch, so some are left.
     """
     batch, _, *sides = shape
-    counts = [math.ceil(side / step) for side, step in zip(sides, cell, strict=True)]
+    steps = [min(side, step) for side, step in zip(sides, cell, strict=True)]
+    counts = [math.ceil(side / step) for side, step in zip(sides, steps, strict=True)]
     boxes = torch.cartesian_prod(torch.arange(batch), *(torch.arange(count) for count in counts))
     inside_box = torch.stack(
-        [torch.randint(step, (len(boxes),), generator=generator) for step in cell], dim=1
+        [torch.randint(step, (len(boxes),), generator=generator) for step in steps], dim=1
     )
     coords = boxes.clone()
-    coords[:, 1:] = boxes[:, 1:] * torch.tensor(cell) + inside_box
+    coords[:, 1:] = boxes[:, 1:] * torch.tensor(steps) + inside_box
     return coords[(coords[:, 1:] < torch.tensor(sides)).all(dim=1)]
 
 
@@ -36,13 +38,15 @@ def draw_sources(
     """For every hidden voxel one neighbour within `radius`, never itself: (b,t,h,w), int64 [M,4].
 
     Uniform over the cube around the voxel without its centre; where that leaves the patch the
-    step is mirrored, which keeps it inside and away from the centre.
+    step is mirrored, which keeps it inside and away from the centre. Along a side of less than
+    twice the radius the cube is as narrow as that asks for.
     """
-    side = 2 * radius + 1
-    assert min(sides) >= side, f"patch {sides} is smaller than the neighbourhood {side}"
-    number = torch.randint(side**3 - 1, (len(coords),), generator=generator)
-    number += number >= side**3 // 2  # skips the centre, so every neighbour is equally likely
-    step = torch.stack([number // side**2, number // side % side, number % side], dim=1) - radius
+    reach = torch.tensor([min(radius, side // 2) for side in sides])
+    t, h, w = (2 * reach + 1).tolist()
+    assert t * h * w > 1, f"a patch of {sides} has no neighbours"
+    number = torch.randint(t * h * w - 1, (len(coords),), generator=generator)
+    number += number >= t * h * w // 2  # skips the centre, so every neighbour is equally likely
+    step = torch.stack([number // (h * w), number // w % h, number % w], dim=1) - reach
     target = coords[:, 1:] + step
     leaves = (target < 0) | (target >= torch.tensor(sides))
     return torch.cat([coords[:, :1], coords[:, 1:] + torch.where(leaves, -step, step)], dim=1)

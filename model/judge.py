@@ -17,7 +17,7 @@ from model.background import measure_background
 from model.config import AdaptConfig
 from model.device import Device
 from model.normalise import IntensityScale
-from model.patches import sample_patches
+from model.patches import mirrored, own_sides, sample_patches
 
 SEED_OFFSET = 2**32  # from the adaptation's seed, so that the two never draw alike
 MIN_FRAMES = 2  # to tell the noise by
@@ -63,9 +63,16 @@ class Judge:
             np.concatenate([self.held_out, scale.invert(deviation.astype(np.float32))]),
         )  # fmt: skip
         assert cuts is not None
-        self.counts = is_held_out(cuts[:, :, :1]).expand_as(self.noisy)
-        signs = 2.0 * torch.randint(2, self.noisy.shape, generator=generator) - 1
-        self.noise = torch.where(self.counts, cuts[:, :, 1:] * signs, 0.0)
+        t, h, w = own_sides(frames.shape, config.patch)
+        counts = is_held_out(cuts[..., :1, :h, :w]).expand(-1, -1, t, -1, -1)
+        signs = 2.0 * torch.randint(2, counts.shape, generator=generator) - 1
+        noise = torch.where(counts, cuts[..., 1:, :h, :w] * signs, 0.0)
+        # mirror images move with their voxel, but each voxel counts once
+        self.noise = mirrored(noise, config.patch)
+        self.counts = torch.zeros_like(self.noise, dtype=torch.bool)
+        self.counts[..., :t, :h, :w] = counts
+        # of a tiny frame no pixel is held out, or every one
+        self.can_tell = bool(counts.any()) and not pixels.all()
 
     @torch.inference_mode()
     def error(self, net: nn.Module) -> float:

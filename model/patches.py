@@ -23,6 +23,24 @@ def cut_patch(
     return frames
 
 
+def own_sides(shape: tuple[int, ...], size: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Sides (t,h,w) of what a patch of this size has of a stack [T,H,W].
+
+    It begins with that; what follows are mirror images.
+    """
+    t, h, w = (min(length, side) for length, side in zip(shape, size, strict=True))
+    return t, h, w
+
+
+def mirrored(own: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """[...,t,h,w] continued by mirror images at its ends, up to (at least) this size."""
+    for axis, side in zip((-3, -2, -1), size, strict=True):
+        length = own.shape[axis]
+        if length < side:
+            own = own.index_select(axis, torch.tensor(mirror_index(length, 0, side - length)))
+    return own
+
+
 def sample_patches(
     frames: np.ndarray,
     scale: IntensityScale,
@@ -33,11 +51,13 @@ def sample_patches(
 ) -> tuple[Tensor, Tensor | None]:
     """Random normalised patches [B,1,t,h,w] of a stack, turned and mirrored in the plane.
 
-    Never reversed in time: transients rise fast and decay slowly. With `images` [K,H,W] also
-    their cuts at the same places, turned alike, [B,1,K,h,w].
+    Never reversed in time: transients rise fast and decay slowly. Where the stack is shorter they
+    begin with what they have of it, `own_sides`, and go on with mirror images. With `images`
+    [K,H,W] also their cuts at the same places, turned alike, [B,1,K,h,w].
     """
     patches, cuts = [], []
-    turns = (0, 1, 2, 3) if size[1] == size[2] else (0, 2)
+    own = own_sides(frames.shape, size)
+    turns = (0, 1, 2, 3) if size[1] == size[2] and own[1] == own[2] else (0, 2)
     for _ in range(batch):
         t, h, w = (
             int(torch.randint(max(1, length - side + 1), (), generator=generator))
@@ -49,9 +69,11 @@ def sample_patches(
         def oriented(values: np.ndarray, turn: int = turn, is_flipped: bool = is_flipped) -> Tensor:
             values = np.rot90(scale.apply(values), turn, axes=(1, 2))
             values = values[:, :, ::-1] if is_flipped else values
-            return torch.from_numpy(np.ascontiguousarray(values))[None]  # [1,t,h,w]
+            whole = (len(values), *size[1:])
+            return mirrored(torch.from_numpy(values.copy())[None], whole)
 
-        patches.append(oriented(cut_patch(frames, (t, h, w), size)))
+        patch = oriented(cut_patch(frames, (t, h, w), own))  # [1,t,h,w]
+        patches.append(mirrored(patch, size))
         if images is not None:
-            cuts.append(oriented(cut_patch(images, (0, h, w), (len(images), *size[1:]))))
+            cuts.append(oriented(cut_patch(images, (0, h, w), (len(images), *own[1:]))))
     return torch.stack(patches), torch.stack(cuts) if cuts else None

@@ -415,6 +415,27 @@ def test_patches_are_normalised() -> None:
     assert (patches == 2).all()
 
 
+@pytest.mark.parametrize("shape", [(2, 16, 16), (4, 24, 9), (6, 3, 16), (5, 1, 1)])
+def test_mirror_images_do_not_show_what_is_hidden(shape: tuple[int, int, int]) -> None:
+    frames = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)  # all different
+    seen: list[Tensor] = []
+    run(Filter(seen.append), frames)
+    assert {patch.shape for patch in seen} == {(1, 1, 6, 16, 16)}
+    sides = [min(length, side) for length, side in zip(shape, CONFIG.patch, strict=True)]
+    for patch in seen:
+        own = patch[..., : sides[0], : sides[1], : sides[2]]
+        assert len(own.unique()) == len(patch.unique()) < own.numel()
+
+
+def test_a_single_frame_which_nobody_can_judge_keeps_the_checkpoint() -> None:
+    net = Filter()
+    before = weights(net)
+    report = run(net, movie((1, 24, 28)), config=replace(CONFIG, judge_patches=2))
+    assert (report.steps, report.steps_asked) == (0, 4)
+    assert "too small to tell" in report.stopped_by
+    assert all(map(torch.equal, weights(net), before))
+
+
 def test_no_clean_stack_can_be_handed_to_an_adaptation() -> None:  # C24
     assert set(inspect.signature(adapt).parameters) == {
         "net", "frames", "scale", "stages", "config", "device", "budget", "seed", "micro_batch",

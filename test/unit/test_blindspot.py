@@ -51,9 +51,21 @@ def test_all_124_neighbours_are_drawn_about_equally_often() -> None:
     assert (counts - 1000).abs().max() < 160  # five standard deviations
 
 
-def test_a_patch_smaller_than_the_neighbourhood_is_our_own_mistake() -> None:
-    with pytest.raises(AssertionError, match="smaller than the neighbourhood"):
-        draw_sources(torch.zeros(1, 4, dtype=torch.long), (4, 8, 8), 2, seeded())
+@pytest.mark.parametrize("sides", [(1, 8, 8), (2, 3, 4), (5, 1, 1), (1, 1, 2)])
+def test_in_a_narrow_patch_sources_are_as_near_as_it_asks_for(sides: tuple[int, int, int]) -> None:
+    every = torch.cartesian_prod(torch.arange(1), *(torch.arange(side) for side in sides))
+    coords = every.repeat(200, 1)
+    sources = draw_sources(coords, sides, 2, seeded())
+    assert (sources[:, 1:] >= 0).all()
+    assert (sources[:, 1:] < torch.tensor(sides)).all()
+    assert (sources != coords).any(dim=1).all()
+    assert {tuple(s) for s in sources.tolist()} == {tuple(c) for c in every.tolist()}
+    assert len(draw_mask((1, 1, *sides), CELL, seeded())) > 0
+
+
+def test_a_voxel_without_neighbours_is_our_own_mistake() -> None:
+    with pytest.raises(AssertionError, match="no neighbours"):
+        draw_sources(torch.zeros(1, 4, dtype=torch.long), (1, 1, 1), 2, seeded())
 
 
 def test_only_hidden_voxels_change_and_take_the_original_value_of_their_source() -> None:

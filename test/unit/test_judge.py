@@ -84,6 +84,32 @@ def test_a_voxel_that_only_tells_of_itself_is_believed() -> None:
     assert found.error(Blur(1)) < 0.1 * found.error(Blur(5))
 
 
+class LooksElsewhere(nn.Module):
+    """What was so many frames later; in a mirrored patch that may be the frame itself."""
+
+    def __init__(self, later: int) -> None:
+        super().__init__()
+        self.later = later
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        return noisy.roll(-self.later, dims=2)
+
+
+def test_who_copies_a_mirror_image_is_found_out(frames: np.ndarray) -> None:
+    """Two frames, mirrored, come again every other frame: the copy has all the noise."""
+    found = judge(frames[:2])
+    assert found.error(LooksElsewhere(2)) == pytest.approx(found.error(Blur(1)), rel=1e-3)
+    assert found.error(LooksElsewhere(2)) > 0.7
+
+
+@pytest.mark.parametrize("shape, wanted", [((24, 30, 34), True), ((24, 1, 1), False)])
+def test_a_frame_of_one_pixel_has_none_to_judge_by(
+    shape: tuple[int, int, int], wanted: bool, frames: np.ndarray
+) -> None:
+    t, h, w = shape
+    assert judge(frames[:t, :h, :w]).can_tell is wanted
+
+
 def test_the_verdict_is_the_same_every_time(frames: np.ndarray) -> None:
     assert judge(frames).error(Blur(3)) == judge(frames).error(Blur(3))
 
