@@ -37,7 +37,7 @@ def measure_background(frames: np.ndarray | JoinedFrames) -> Background:
             squares += np.square(frame - before)
         before = frame
     variance = ndimage.gaussian_filter(squares / (2 * (num_frames - 1)), NOISE_SIGMA)
-    variance = np.maximum(variance, 1e-6 * max(float(variance.mean()), 1e-12))
+    variance = np.maximum(variance, 1e-6 * (float(variance.mean()) or 1.0))
     return Background(mean=total / num_frames, deviation=np.sqrt(variance))
 
 

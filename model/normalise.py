@@ -38,8 +38,11 @@ class IntensityScale:
 
     @property
     def is_constant(self) -> bool:
-        """Claims that the stack has no contrast to scale by; it can only be given back as it is."""
-        return self.gain <= 1e-6 * max(1.0, abs(self.high))
+        """Whether the stack has no contrast to scale by, up to the digits of its values.
+
+        A millionth of them, and not of 1: a recording in amperes has contrast.
+        """
+        return self.gain <= 1e-6 * abs(self.high)
 
     def apply(self, block: np.ndarray) -> np.ndarray:
         """Normalised float32 array of the same shape; not clipped, bright transients exceed 1."""

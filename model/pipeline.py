@@ -186,10 +186,15 @@ class Denoiser:
             )
         with record.timed("normalise"):
             scale = recording.scale if recording else self._scale(stack.frames)
+        if scale.is_constant and scale.gain > 0:
+            raise StackError(
+                f"{paths.source.name}: its voxels lie between {scale.low} and {scale.high}, too "
+                "near each other for that offset; subtract it, and store what is left as floats"
+            )
         percentiles = self.method.normalise
         record.percentiles = {
-            f"p{percentiles.low_percentile:g}": scale.offset,
-            f"p{percentiles.high_percentile:g}": scale.offset + scale.gain,
+            f"p{percentiles.low_percentile:g}": scale.low,
+            f"p{percentiles.high_percentile:g}": scale.high,
         }
         # Opened before the work, not after it: a full disk must not cost a night.
         with open_result(paths.target, self._as_written(stack, scale)) as result:

@@ -74,8 +74,10 @@ def _to_dtype(frames: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
 class ResultWriter:
     """Takes a result's frames in order; made by `open_result`."""
 
-    def __init__(self, stack: Stack, store: Callable[[int, np.ndarray], None]) -> None:
-        self._stack = stack
+    def __init__(
+        self, target: Path, stack: Stack, store: Callable[[int, np.ndarray], None]
+    ) -> None:
+        self._target, self._stack = target, stack
         self._store = store  # writes frames, already in the result's dtype, from a given one on
         self.num_written = 0
 
@@ -92,7 +94,8 @@ class ResultWriter:
                     f"{self._stack.path.name}: the result has NaN or infinite voxels, so it was "
                     "not written; report this, and try fewer steps"
                 )
-            self._store(self.num_written, _to_dtype(block, self._stack.dtype))
+            with write_failures_named(self._target):
+                self._store(self.num_written, _to_dtype(block, self._stack.dtype))
             self.num_written += len(block)
 
 
@@ -123,15 +126,22 @@ def _imagej_description(metadata: StackMetadata, num_frames: int) -> str:
     return "\n".join([first, *(counts if num_frames > 1 else counts[:1]), *kept, ""])
 
 
-def _ome_description(metadata: StackMetadata, shape: tuple[int, int, int]) -> str:
-    """The OME-XML with its image described as what is written: T frames in order, in this file."""
-    # Entities of our own making are all there is to fear here, and expat bounds their expansion.
-    root = ElementTree.fromstring(metadata.description.encode())  # noqa: S314
+def _ome_description(description: str, shape: tuple[int, int, int]) -> str:
+    """The OME-XML with its image described as what is written: T frames in order, in this file.
+
+    Empty where it describes no image: broken, or the name of a companion file that does.
+    """
+    try:
+        # Entities of our own making are all there is to fear here, and expat bounds their expansion
+        root = ElementTree.fromstring(description.encode())  # noqa: S314
+    except ElementTree.ParseError:
+        return ""
     namespace = root.tag.rpartition("}")[0] + "}" if "}" in root.tag else ""
     ElementTree.register_namespace("", namespace.strip("{}"))
     root.attrib.pop("UUID", None)  # it names the input's file
     pixels = root.find(f"{namespace}Image/{namespace}Pixels")
-    assert pixels is not None, "checked when the stack was read"
+    if pixels is None:
+        return ""
     is_z_stack = int(pixels.get("SizeZ", "1")) > 1
     extra_channels = pixels.findall(f"{namespace}Channel")[1:]  # frames that were called channels
     for old in pixels.findall(f"{namespace}TiffData") + extra_channels:
@@ -164,9 +174,11 @@ def _description_tags(stack: Stack) -> list[tuple[int, int, int, bytes, bool]]:
     if given.startswith(("ImageJ=", "SCIFIO=")):
         texts = [_imagej_description(metadata, shape[0])]
         tags += tifffile.imagej_metadata_tag(metadata.imagej, "<")
-    elif given.rstrip().endswith("OME>"):
-        texts = [_ome_description(metadata, shape)]
+    elif given.rstrip().endswith("OME>") and (ome := _ome_description(given, shape)):
+        texts = [ome]
     else:
+        if given.rstrip().endswith("OME>"):
+            given = ""  # readers would look for the image it does not describe
         # Any other text stands first, as it was; the shape follows in a tag of its own, which is
         # how tifffile says it.
         shaped: dict[str, Any] = {"shape": shape[1:] if stack.is_single_frame else shape}
@@ -274,7 +286,7 @@ def open_result(target: Path, stack: Stack) -> Iterator[ResultWriter]:
                     store: Callable[[int, np.ndarray], None] = partial(_keep, frames)
                 else:
                     store = _write_tiff_frame(file, stack)
-            writer = ResultWriter(stack, store)
+            writer = ResultWriter(target, stack, store)
             yield writer
             if writer.num_written != stack.shape[0]:
                 raise StackError(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -40,7 +41,9 @@ def tifffile_errors() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             message = record.getMessage()
             # A value beyond the end of the file is a mere warning to tifffile.
-            if record.levelno >= logging.ERROR or "invalid value offset" in message:
+            # Broken OME-XML is an error to it, but the pages are there without.
+            is_error = record.levelno >= logging.ERROR and "OME series raised" not in message
+            if is_error or "invalid value offset" in message:
                 errors.append(message)
 
     log, keeper = logging.getLogger("tifffile"), Keeper()
@@ -232,8 +235,11 @@ def _positive(value: Any) -> float | None:
 
 def _ome_scales(description: str) -> tuple[tuple[float, float] | None, float | None]:
     """Pixel size in micrometres and frame interval in seconds of OME-XML, each if it is there."""
-    images = tifffile.xml2dict(description)["OME"]["Image"]
-    pixels = (images[0] if isinstance(images, list) else images)["Pixels"]
+    try:
+        images = tifffile.xml2dict(description)["OME"]["Image"]
+        pixels = (images[0] if isinstance(images, list) else images)["Pixels"]
+    except (ElementTree.ParseError, KeyError, TypeError):
+        return None, None  # broken, or the name of a companion file
     sizes = []
     for axis in "XY":
         size = _positive(pixels.get(f"PhysicalSize{axis}"))

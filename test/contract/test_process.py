@@ -359,6 +359,7 @@ BAD = {
     "channels.tif": r"T=9 x C=2 images, expected one \[T,H,W\] stack .*; save each channel",
     "four_axes.tif": r"Q=5 x Q=4 images, expected one \[T,H,W\] stack .*; save each channel",
     "complex.tif": r"voxels of type complex64, expected one of uint8, .*; convert it",
+    "offset.tif": r"its voxels lie between 10000000.0 and .*, too near .*; subtract it",
     "all_nan.tif": r"every voxel is NaN or infinite; export the recording again",
     "gone.tif": r"the file is gone; was it moved or renamed",
     "locked.tif": r"no permission to read it; make it readable",
@@ -367,7 +368,7 @@ BAD = {
     "text.mha": r"cannot be decoded, so probably not an image.*; copy or export it again",
     "locked": r"this folder cannot be listed; allow reading it",
 }
-GOOD = {"good.tif", "holes.tif", "constant.tif", "folder.tif/inside.tif"}
+GOOD = {"good.tif", "holes.tif", "constant.tif", "amperes.tif", "folder.tif/inside.tif"}
 
 
 def save_bad_stacks(folder: Path) -> None:
@@ -376,6 +377,7 @@ def save_bad_stacks(folder: Path) -> None:
     save(folder / "channels.tif", channels, imagej=True, metadata={"axes": "TCYX"})
     save(folder / "four_axes.tif", movie((5, 4, 24, 20)))
     save(folder / "complex.tif", movie(dtype="complex64"))
+    save(folder / "offset.tif", 10_000_000 + movie(dtype="uint32") % 5)
     save(folder / "all_nan.tif", np.full(SHAPE, np.nan, np.float32))
     (folder / "text.tif").write_text("Not an image\n" * 9)
     (folder / "text.mha").write_text("Not an image\n" * 9)
@@ -396,6 +398,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, with_weights: tuple[str, ...
     save(folder / "in" / "good.tif", movie())
     save(folder / "in" / "folder.tif" / "inside.tif", movie())  # a folder may have any name
     save(folder / "in" / "constant.tif", np.full(SHAPE, 1234, np.int16))
+    save(folder / "in" / "amperes.tif", 1e-9 * movie(dtype="float32"))
     holes = movie(dtype="float32")
     holes[2, 3, 4:7], holes[5, 0, 0], holes[6, 0, 0] = np.nan, np.inf, -np.inf
     save(folder / "in" / "holes.tif", holes)
@@ -450,6 +453,13 @@ def test_nan_and_infinity_are_counted_and_said_and_not_in_the_result(mixed: Outc
     assert mixed.stack("holes.tif")["voxels_replaced"] == 5
     assert "5 voxels are NaN or infinite: replaced by the median" in mixed.stdout
     assert np.isfinite(load(mixed.output / "holes.tif")).all()
+
+
+def test_the_unit_of_a_recording_changes_nothing(mixed: Outcome) -> None:
+    assert mixed.stack("amperes.tif")["status"] == "denoised"
+    result, same = load(mixed.output / "amperes.tif"), load(mixed.output / "good.tif")
+    # which is of whole numbers and never negative
+    np.testing.assert_allclose(np.maximum(1e9 * result, 0), same, atol=0.51)
 
 
 def test_a_constant_stack_is_returned_unchanged_which_is_said(mixed: Outcome) -> None:

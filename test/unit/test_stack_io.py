@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -310,6 +311,24 @@ def test_ome_metadata_are_carried_over(tmp_path: Path) -> None:
     given, made = (read_stack(tmp_path / n).metadata for n in ("x.tif", "out.tif"))
     assert made.pixel_size_um == given.pixel_size_um
     assert made.frame_interval_seconds == given.frame_interval_seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<OME><BinaryOnly MetadataFile="x.companion.ome" UUID="urn:uuid:1"/></OME>',
+        "<OME></OME>",
+        "<OME><Image></OME>",
+        '<?xml version="1.0"?><OME><Image ID="Image:0"/></OME>',
+    ],
+)
+def test_ome_metadata_without_an_image_are_left_out(text: str, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", movie(), metadata=None, description=text, **GREY)
+    stack = read_stack(tmp_path / "x.tif")
+    assert stack.metadata.pixel_size_um is None
+    with tifffile.TiffFile(write(stack, tmp_path / "out.tif")) as tif:
+        assert not tif.is_ome
+        np.testing.assert_array_equal(tif.asarray(), movie())
 
 
 def test_ome_slices_become_time_points(tmp_path: Path) -> None:
@@ -968,6 +987,23 @@ def test_what_the_disk_refuses_is_reported(
         open_result(tmp_path / "out" / name, stack),
     ):
         raise AssertionError("not reached")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_disk_that_takes_a_file_but_not_its_frames_is_reported(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """As one does that is only found full when voxels come (thin volumes, btrfs)."""
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            pytest.raises(StackError, match=r"x\.tif: the result cannot be written: the file"),
+            open_result(tmp_path / "out" / "x.tif", stack) as writer,
+        ):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, unlimited[1]))
+            writer.append(stack.frames.astype(np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert list((tmp_path / "out").iterdir()) == []
 
 
