@@ -11,6 +11,7 @@ from scipy import ndimage
 from model.frames import JoinedFrames
 
 NOISE_SIGMA = 2.0  # pixels over which the noise's variance is averaged
+LEAST_WEIGHT = 0.02  # in that average, of pixels that change at all; with less there is no noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,10 @@ def measure_background(frames: np.ndarray | JoinedFrames) -> Background:
             squares += np.square(frame - before)
         before = frame
     variance = ndimage.gaussian_filter(squares / (2 * (num_frames - 1)), NOISE_SIGMA)
+    changes = squares > 0
+    if not changes.all():  # an empty border must not count as quiet in the average beside it
+        weight = ndimage.gaussian_filter(changes.astype(np.float64), NOISE_SIGMA)
+        variance = np.where(weight > LEAST_WEIGHT, variance / np.maximum(weight, LEAST_WEIGHT), 0)
     variance = np.maximum(variance, 1e-6 * (float(variance.mean()) or 1.0))
     return Background(mean=total / num_frames, deviation=np.sqrt(variance))
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from model.budget import Budget
 from model.lowrank import DenoiseCourses, LowRank
+from model.memory import available_bytes
 
 
 class LowRankEnsemble:
@@ -22,14 +23,21 @@ class LowRankEnsemble:
         others = first.config.other_blocks
         # every size takes about as long: fewer blocks that take longer, more that take less
         is_late = budget is not None and budget.remaining() < (1 + len(others)) * first.seconds
-        self.left_out = others if is_late else ()  # sizes for which there is no time
+        self.left_out = others if is_late else ()  # sizes for which there is no time, or memory
         self.members = [first]
         self.members += [first.in_blocks_of(size) for size in others if not is_late]
 
     def find(self, denoise_courses: DenoiseCourses | None = None) -> None:
-        """Find the factors of all blocks (`LowRank.find`)."""
-        for member in self.members:
-            member.find(denoise_courses)
+        """Find the factors of all blocks (`LowRank.find`), of other sizes while memory lasts."""
+        first, *others = self.members
+        first.find(denoise_courses)
+        for number, other in enumerate(others):
+            # those of any size take about as much, and as much again while images are denoised
+            if available_bytes() < 2 * first.num_bytes:
+                self.members = self.members[: 1 + number]
+                self.left_out = tuple(left.config.block for left in others[number:])
+                break
+            other.find(denoise_courses)
 
     def denoise_images(self, denoiser: Callable[[np.ndarray], np.ndarray]) -> float:
         """Replace all images by what `denoiser` makes of them (`LowRank.denoise_images`).
@@ -50,8 +58,13 @@ class LowRankEnsemble:
 
     def render(self, frames: slice = slice(None)) -> Iterator[np.ndarray]:
         """Denoised frames [n,H,W] in raw units, in order; all, or a stretch."""
-        blocks = (
-            np.mean(parts, axis=0)
-            for parts in zip(*(member.render_still(frames) for member in self.members), strict=True)
-        )
-        return self.members[0].moved_back(blocks, frames)
+        return self.members[0].moved_back(self._render_still(frames), frames)
+
+    def _render_still(self, frames: slice) -> Iterator[np.ndarray]:
+        """The mean of the members' blocks, added up in place: these are large."""
+        renderings = [member.render_still(frames) for member in self.members]
+        for total in renderings[0]:
+            for rendering in renderings[1:]:
+                total += next(rendering)
+            total /= len(renderings)
+            yield total

@@ -43,7 +43,9 @@ from model.tiling import AxisPlan, plan_axis
 logger = logging.getLogger(__name__)
 
 MIN_FRAMES = 16  # fewer have neither a mean worth the name nor courses
-FRAMES_AT_A_TIME = 64
+FRAMES_AT_A_TIME = 64  # rendered, where they have no more than
+VOXELS_AT_A_TIME = 2**25  # of 8 bytes
+SAMPLE_BYTES = 2**30  # of the sampled blocks, so that a long recording is measured on fewer
 TRUNCATE = 3.0  # deviations, where a Gaussian ends
 WITH_THE_REST = 5.0  # a block's time with networks, reading and rendering, over that without
 PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to be followed
@@ -180,22 +182,16 @@ class _Sample:
     """A standardised block [T,h,w] on which the spatial scale is chosen; all float32."""
 
     block: np.ndarray
-    probe: np.ndarray  # of Stein's estimate
     # Smoothed in time, [t,h,w]:
     smoothed: np.ndarray  # block
     smoothed_noise: np.ndarray  # like the block's
-    smoothed_probe: np.ndarray
 
     @classmethod
-    def of(
-        cls, block: np.ndarray, noise: np.ndarray, probe: np.ndarray, config: LowRankConfig
-    ) -> _Sample:
+    def of(cls, block: np.ndarray, noise: np.ndarray, config: LowRankConfig) -> _Sample:
         return cls(
             block=block,
-            probe=probe,
             smoothed=_smooth_in_time(block, config),
             smoothed_noise=_smooth_in_time(noise, config),
-            smoothed_probe=_smooth_in_time(probe, config),
         )
 
     def principal(self, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -217,20 +213,25 @@ class _Sample:
     def risk(
         self,
         principal: tuple[torch.Tensor, torch.Tensor],
+        probe: tuple[np.ndarray, np.ndarray],
         threshold: float,
         sigma: float,
         config: LowRankConfig,
     ) -> float:
-        """Stein's estimate of the mean squared error, up to a constant, in units of the noise."""
+        """Stein's estimate of the mean squared error, up to a constant, in units of the noise.
+
+        `probe` is what the block is moved by for it, [T,h,w], and the same smoothed in time.
+        """
+        by, smoothed_by = probe
 
         def estimate(noisy: np.ndarray, found: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
             factors = shrunk(standing_out(noisy, found, threshold), config)
             return (factors.courses @ factors.footprints).reshape(noisy.shape)
 
-        moved = _smooth_in_space(self.smoothed + self.smoothed_probe, sigma)
+        moved = _smooth_in_space(self.smoothed + smoothed_by, sigma)
         denoised = estimate(self.block, principal)
-        change = estimate(self.block + self.probe, principal_components(_flat(moved))) - denoised
-        divergence = (self.probe * change).mean() / config.probe**2
+        change = estimate(self.block + by, principal_components(_flat(moved))) - denoised
+        divergence = (by * change).mean() / config.probe**2
         return float(np.square(denoised - self.block).mean() + 2 * divergence)
 
 
@@ -350,28 +351,46 @@ class LowRank:
             band[number] = (frame[part] - mean) / deviation
         return band
 
+    @property
+    def _lit(self) -> np.ndarray:
+        """Pixels [H,W] that have noise; all, where none has."""
+        deviation = self.background.deviation
+        return deviation >= 0.01 * float(np.sqrt(np.square(deviation).mean()))
+
     def _samples(self) -> list[_Sample]:
         """Some blocks, with what is measured on them."""
         config = self.config
-        corners = [(row, column) for row in self.rows.starts for column in self.columns.starts]
-        few = self._rng.permutation(len(corners))[: config.sampled_blocks]
-        blocks = [self._standardised(*self.block_at(*corners[i])) for i in few]
-        noises = [_noise_only(block, self._rng) for block in blocks]
-        probes = [
-            config.probe * self._rng.standard_normal(b.shape, dtype=np.float32) for b in blocks
+        places = [
+            self.block_at(row, column) for row in self.rows.starts for column in self.columns.starts
         ]
-        return list(in_parallel(partial(_Sample.of, config=config), blocks, noises, probes))
+        # a field with an empty border, say: noise is measured where there is most of it
+        lit = np.array([self._lit[self._part(*place)].mean() for place in places])
+        fit = SAMPLE_BYTES // (4 * len(self.frames) * config.block**2)
+        order = self._rng.permutation(len(places))
+        few = order[lit[order] >= 0.9 * lit.max()][: max(1, min(config.sampled_blocks, fit))]
+        blocks = [self._standardised(*places[i]) for i in few]
+        noises = [_noise_only(block, self._rng) for block in blocks]
+        return list(in_parallel(partial(_Sample.of, config=config), blocks, noises))
+
+    def _probes(self, samples: list[_Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What the samples are moved by to estimate a risk, and the same smoothed in time."""
+        shapes = [sample.block.shape for sample in samples]
+        drawn = [self._rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+        probes = [self.config.probe * probe for probe in drawn]
+        smooth = partial(_smooth_in_time, config=self.config)
+        return list(zip(probes, in_parallel(smooth, probes), strict=True))
 
     def _choose(self) -> tuple[float, float]:
         """Spatial scale of least estimated risk on some blocks, and its threshold of noise."""
         config = self.config
         samples = self._samples()
+        probes = self._probes(samples)
         best, least = (config.space_sigmas[0], np.inf), np.inf
         for sigma in config.space_sigmas:
             principal = _principal(samples, sigma)
             threshold = _threshold(samples, principal, sigma, config)
             risk_of = partial(_Sample.risk, threshold=threshold, sigma=sigma, config=config)
-            risk = sum(in_parallel(risk_of, samples, principal)) / len(samples)
+            risk = sum(in_parallel(risk_of, samples, principal, probes)) / len(samples)
             logger.debug("  spatial scale %.1f: estimated risk %.5f", sigma, risk)
             if risk < least:
                 best, least = (sigma, threshold), risk
@@ -505,6 +524,11 @@ class LowRank:
         kept = sum(len(factors.footprints) for factors in self.factors.values())
         return kept - (len(self.factors) if self._has_mean_images else 0)
 
+    @property
+    def num_bytes(self) -> int:
+        """That the factors of all blocks take."""
+        return sum(f.courses.nbytes + f.footprints.nbytes for f in self.factors.values())
+
     def render(self, frames: slice = slice(None)) -> Iterator[np.ndarray]:
         """Denoised frames [n,H,W] in raw units, in order; all, or a stretch."""
         return self.moved_back(self.render_still(frames), frames)
@@ -519,11 +543,12 @@ class LowRank:
         first, end, _ = frames.indices(len(self.frames))
         size = self.config.block
         window = hann_window(size)
+        step = max(1, min(FRAMES_AT_A_TIME, VOXELS_AT_A_TIME // math.prod(self.frames.shape[1:])))
         frame_weight = np.outer(_weight(window, self.rows), _weight(window, self.columns))
         weight = np.outer(window, window).ravel()  # [h*w]
         height, width = self.frames.shape[1:]
-        for start in range(first, end, FRAMES_AT_A_TIME):
-            part = slice(start, min(start + FRAMES_AT_A_TIME, end))
+        for start in range(first, end, step):
+            part = slice(start, min(start + step, end))
             blend = np.zeros((part.stop - part.start, *frame_weight.shape), np.float32)
             for (row, column), factors in self.factors.items():
                 block = factors.courses[part] @ (factors.footprints * weight)

@@ -50,3 +50,17 @@ def test_the_mean_is_blurred_as_far_as_its_own_noise_is_worth_it(two_halves: np.
     # without noise there is nothing to gain
     clean = measure_background(few)
     np.testing.assert_array_equal(blurred_mean(clean, len(few), (0.0, 0.5, 1.0)), few[0])
+
+
+def test_beside_an_empty_border_the_noise_is_as_strong_as_elsewhere() -> None:
+    frames = np.zeros((400, 40, 40))
+    frames[:, :, 10:] = np.random.default_rng(0).normal(500, 30, (400, 40, 30))
+    deviation = measure_background(frames).deviation
+    np.testing.assert_allclose(deviation[:, 10:], 30, rtol=0.1)
+    assert (deviation[:, :4] < 0.1).all()
+
+
+def test_a_dead_pixel_has_the_noise_of_those_around() -> None:
+    frames = np.random.default_rng(0).normal(500, 30, (400, 20, 20))
+    frames[:, 7, 9] = 3.0
+    np.testing.assert_allclose(measure_background(frames).deviation, 30, rtol=0.1)

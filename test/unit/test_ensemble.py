@@ -11,6 +11,7 @@ from lab.metrics import stsnr
 from lab.noise import noisy_recording
 from lab.parts import wandering
 from lab.simulate import draw_config, simulate
+from model import ensemble
 from model.budget import Budget
 from model.config import LowRankConfig
 from model.ensemble import LowRankEnsemble
@@ -65,6 +66,17 @@ def test_sizes_share_what_was_measured_but_for_the_threshold(noisy: np.ndarray) 
         assert other.background is first.background
         assert other.space_sigma == first.space_sigma
         assert other.threshold != first.threshold
+
+
+def test_where_memory_is_short_other_sizes_are_left_out(
+    noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = iter([math.inf, 0.0])  # for the second size, not for the third
+    monkeypatch.setattr(ensemble, "available_bytes", lambda: next(room))
+    found = found_in(noisy)
+    assert [member.config.block for member in found.members] == [16, 12]
+    assert found.left_out == (20,)
+    assert rendered(found).shape == noisy.shape
 
 
 def test_a_stretch_is_that_part_of_the_whole(noisy: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from lab.factors import as_guessed
 from lab.metrics import stsnr
+from model import lowrank
 from model.budget import Budget
 from model.config import LowRankConfig
 from model.lowrank import (
@@ -133,6 +134,34 @@ def test_pixels_that_never_change_stay() -> None:
     result = denoised(frames)
     assert np.isfinite(result).all()
     assert np.abs(result[:, :, :8] - 7.0).max() < 0.5
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_noise_is_measured_where_there_is_some(seed: int) -> None:
+    """A small field in an empty frame, as of a masked recording: most blocks have no noise."""
+    frames = np.zeros((100, 120, 120), np.int16)
+    lit = (slice(None), slice(50, 80), slice(40, 70))
+    frames[lit] = np.random.default_rng(seed).normal(500, 30, (100, 30, 30))
+    config = replace(CONFIG, sampled_blocks=12)
+    assert found_in(frames, config, seed).num_components == 0
+
+
+@pytest.mark.parametrize("largest", [1, 2**30])
+def test_a_long_recording_is_measured_on_as_many_blocks_as_fit(
+    largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, signal = noisy(cells()), cells()
+    monkeypatch.setattr(lowrank, "SAMPLE_BYTES", largest)
+    assert stsnr(signal, denoised(frames)).stsnr > stsnr(signal, frames).stsnr + 10
+
+
+def test_large_frames_are_rendered_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = found_in(noisy(cells(50)))
+    whole = np.concatenate(list(found.render()))
+    monkeypatch.setattr(lowrank, "VOXELS_AT_A_TIME", 7 * whole[0].size)
+    blocks = list(found.render())
+    assert [len(block) for block in blocks] == [7] * 7 + [1]
+    np.testing.assert_allclose(np.concatenate(blocks), whole, rtol=1e-5)
 
 
 def test_a_recording_that_is_too_short_says_how_many_frames_are_needed() -> None:
