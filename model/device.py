@@ -192,7 +192,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
-        phrase in str(error) for phrase in ("can't allocate memory", "out of memory")
+        phrase in str(error)
+        for phrase in ("can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
     )
 
 

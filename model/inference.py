@@ -15,6 +15,7 @@ from itertools import product
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from model.blending import BlendAccumulator, axis_windows
 from model.config import BlendWindow, Precision, TileConfig
@@ -242,8 +243,19 @@ def _finite(denoised: np.ndarray, precision: Precision) -> np.ndarray:
 
 @torch.inference_mode()
 def _denoised_factors(net: nn.Module, device: Device, noisy: np.ndarray) -> np.ndarray:
-    """What a network for factors makes of [C,K,h,w]: [K,h,w], float32."""
-    denoised: Tensor = net(torch.from_numpy(noisy)[None].to(device.torch_device))[0, 0]
+    """What a network for factors makes of [C,K,h,w]: [K,h,w], float32.
+
+    On the CPU where the GPU's memory is full: such a network is small.
+    """
+    factors = torch.from_numpy(noisy)[None]
+    try:
+        denoised: Tensor = net(factors.to(device.torch_device))[0, 0]
+    except RuntimeError as error:
+        if not device.is_cuda or not is_out_of_memory(error):
+            raise
+        release_memory(device)
+        weights = {name: value.cpu() for name, value in net.state_dict().items()}
+        denoised = functional_call(net, weights, factors)[0, 0]
     if not bool(torch.isfinite(denoised).all()):
         raise InferenceError(
             "the network gave values that are not finite; choose --method lowrank, which has no "

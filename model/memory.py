@@ -48,6 +48,50 @@ def reusable_bytes() -> int:
     return int(ask().fordblks)
 
 
+def _number_in(path: Path) -> float:
+    """A file's only number; infinite if there is none ("max", or no file)."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return float("inf")
+
+
+def _left_in_group(folder: Path, limit: str, usage: str, cache: str) -> float:
+    """What one control group leaves; files it has read and the kernel may forget count as left."""
+    most, used = _number_in(folder / limit), _number_in(folder / usage)
+    if float("inf") in (most, used):
+        return float("inf")
+    with suppress(OSError):
+        for line in (folder / "memory.stat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == cache:
+                used -= int(value)
+    return most - used
+
+
+def left_by_groups(root: Path, membership: str) -> float:
+    """What the memory limits of this process's control groups leave, of those above it too.
+
+    `membership` is its /proc/self/cgroup, `root` where groups of both versions are mounted: a
+    container's own, or those a job of a cluster is in. Infinite if there is no limit.
+    """
+    left = float("inf")
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            base, files = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base = root / "memory"
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # in a container the path may be the host's: then the base alone is there
+        inner = base / path.lstrip("/")
+        groups = [inner, *inner.parents][: len(inner.parts) - len(base.parts) + 1]
+        left = min([left, *(_left_in_group(group, *files) for group in groups)])
+    return left
+
+
 def available_bytes() -> float:
     """The least of what the machine, the container and this process's data limit leave.
 
@@ -55,8 +99,9 @@ def available_bytes() -> float:
     """
     reusable = reusable_bytes()
     limits = [_kibibytes("/proc/meminfo", "MemAvailable") * 1024 + reusable]
-    with suppress(OSError, ValueError):  # no such file, or "max"
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(OSError):  # not Linux
+        membership = Path("/proc/self/cgroup").read_text()
+        limits.append(left_by_groups(Path("/sys/fs/cgroup"), membership) + reusable)
     data_limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
     used = _kibibytes("/proc/self/status", "VmData") * 1024
     if data_limit != resource.RLIM_INFINITY and used < float("inf"):

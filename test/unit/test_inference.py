@@ -9,8 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from model.config import METHODS, TileConfig
-from model.device import pick_device
-from model.inference import InferenceError, WindowGrid, infer, seconds_per_window
+from model.device import Device, pick_device
+from model.inference import (
+    InferenceError,
+    WindowGrid,
+    denoised_images,
+    infer,
+    seconds_per_window,
+)
 from model.normalise import IntensityScale
 
 AS_IT_IS = IntensityScale(offset=0.0, gain=1.0)
@@ -309,3 +315,42 @@ def test_the_published_gain_makes_every_kept_piece_as_bright_as_the_noisy_one() 
     blocks = infer(Half(), frames, IntensityScale(offset=0.0, gain=1.0), grid,
                    device=pick_device("cpu"), tile_batch=2, keeps_brightness=True)  # fmt: skip
     np.testing.assert_allclose(np.concatenate(list(blocks)), frames / np.sqrt(2), rtol=1e-5)
+
+
+# ---- Networks for factors ----------------------------------------------------------------------
+
+
+class FullGpu(Device):
+    """A CPU in the place of a GPU."""
+
+    is_cuda = True
+
+
+class TimesTwo(nn.Module):
+    """Has no memory at its first call."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+        self.message, self.calls = message, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 1:
+            raise RuntimeError(self.message)
+        return self.factor * images
+
+
+def test_where_the_gpu_is_full_factors_are_denoised_on_the_cpu() -> None:
+    images = np.ones((3, 8, 8), np.float32)
+    gpu = FullGpu(torch_device=torch.device("cpu"), name="a GPU", reason="test")
+    net = TimesTwo("CUDNN_STATUS_ALLOC_FAILED")
+    assert (denoised_images(net, gpu, images) == 2).all()
+    assert net.calls == 2
+
+
+@pytest.mark.parametrize("message, on", [("shape is invalid", FullGpu), ("out of memory", Device)])
+def test_what_the_cpu_cannot_help_is_told(message: str, on: type[Device]) -> None:
+    device = on(torch_device=torch.device("cpu"), name="one", reason="test")
+    with pytest.raises(RuntimeError, match=message):
+        denoised_images(TimesTwo(message), device, np.ones((3, 8, 8), np.float32))
