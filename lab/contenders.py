@@ -21,7 +21,7 @@ from model.checkpoint import CheckpointError, find_checkpoint
 from model.config import METHODS, RunConfig, UsageError
 from model.job import MOUNTED_WEIGHTS, SHIPPED_WEIGHTS
 from model.report import RECORD_NAME
-from model.resume import file_sum
+from model.resume import code_sum, file_sum
 from model.stack import StackError
 from model.stack_io import read_stack
 
@@ -110,10 +110,9 @@ def _checkpoint_sum(method: str, weights: Path | None) -> str | None:
 
 def _program_sum(program: Path) -> str:
     """SHA-256 over the program's own code."""
-    total = hashlib.sha256()
-    for path in [program, *sorted((program.parent / "model").rglob("*.py"))]:
-        total.update(path.read_bytes())
-    return total.hexdigest()
+    return hashlib.sha256(
+        (file_sum(program) + code_sum(program.parent / "model")).encode()
+    ).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

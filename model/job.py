@@ -36,7 +36,7 @@ from model.result_writer import (
     remove_stray_temporaries,
     write_failures_named,
 )
-from model.resume import finished_before
+from model.resume import code_sum, file_sum, finished_before
 from model.stack import StackError
 from model.stack_io import StackPaths, find_stacks, is_platform_layout, peek_shape
 from model.together import recordings
@@ -78,7 +78,7 @@ def _check_writable(folder: Path) -> None:
         with write_failures_named(folder):
             folder.mkdir(parents=True, exist_ok=True)
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another job may look at the same moment
     except StackError as error:
         raise JobError(str(error), 1) from error
 
@@ -101,18 +101,14 @@ def _read_weights(name: str, folders: list[Path]) -> tuple[Path, Checkpoint] | N
     method = METHODS[name]
     if method.checkpoint == "never":
         return None
-    try:
-        path = find_checkpoint(name, folders)
-        if path:
-            return path, read_checkpoint(path, name)
-    except CheckpointError as error:
-        raise JobError(f"no stack was denoised: {error}", 1) from error
+    path = find_checkpoint(name, folders)
+    if path:
+        return path, read_checkpoint(path, name)
     if method.checkpoint == "required":
-        raise JobError(
-            f"no stack was denoised: {name} needs a checkpoint and {folders[-1]} holds no "
-            f"{name}.safetensors; train one: python -m lab.pretrain {name} "
-            f"--out {folders[-1] / name}.safetensors", 1,
-        )  # fmt: skip
+        raise CheckpointError(
+            f"{name} needs a checkpoint and {folders[-1]} holds no {name}.safetensors; train one: "
+            f"python -m lab.pretrain {name} --out {folders[-1] / name}.safetensors"
+        )
     return None
 
 
@@ -161,7 +157,10 @@ class Job:
             driver=device.driver,
             torch_version=torch.__version__,
         )
-        path, self.denoiser = self._denoiser(method)
+        try:
+            path, self.denoiser = self._denoiser(method, self.folders)
+        except CheckpointError as error:
+            raise JobError(f"no stack was denoised: {error}", 1) from error
         checkpoint = self.denoiser.checkpoint
         if checkpoint:
             self.record.checkpoint = str(path)
@@ -173,10 +172,10 @@ class Job:
                 "without a GPU, --method lowrank_unet takes minutes and not hours: see the README"
             )
 
-    def _denoiser(self, name: str) -> tuple[Path | None, Denoiser]:
+    def _denoiser(self, name: str, folders: list[Path]) -> tuple[Path | None, Denoiser]:
         """What denoises by a method, and where its checkpoint lies."""
         config, method = self.config, METHODS[name]
-        path, checkpoint = _read_weights(name, self.folders) or (None, None)
+        path, checkpoint = _read_weights(name, folders) or (None, None)
         if checkpoint:
             logger.info("method %s, checkpoint %s", name, path)
         elif method.checkpoint == "never":
@@ -200,16 +199,30 @@ class Job:
         )
 
     def _denoiser_for(self, num_frames: int, stack: StackRecord) -> Denoiser:
-        """The job's, but for stacks that are too short for what "auto" has chosen."""
+        """The job's, but for stacks that are too short for what "auto" has chosen.
+
+        StackError where the weights for these cannot be used: others do without.
+        """
         stack.method = self.record.method
-        is_short = 0 < num_frames < MIN_FRAMES
-        if self.config.method != "auto" or not METHODS[stack.method].low_rank or not is_short:
+        if not self._folders_of_short or not 0 < num_frames < MIN_FRAMES:
             return self.denoiser
         stack.method = AUTO[1]
         logger.info("  %d frames are too few for %s", num_frames, self.record.method)
         if self._denoiser_of_short is None:
-            _, self._denoiser_of_short = self._denoiser(AUTO[1])
+            try:
+                _, self._denoiser_of_short = self._denoiser(AUTO[1], self._folders_of_short)
+            except CheckpointError as error:
+                name = Path(stack.file).name
+                raise StackError(
+                    f"{name}: {num_frames} frames are too few for {self.record.method}, and {error}"
+                ) from error
         return self._denoiser_of_short
+
+    @property
+    def _folders_of_short(self) -> list[Path]:
+        """Where weights for stacks too short for the job's method are; none where it takes all."""
+        has_other = self.config.method == "auto" and METHODS[self.record.method].low_rank
+        return [*self.folders, SHIPPED_WEIGHTS] if has_other else []
 
     def run(self) -> list[str]:
         """Denoise every stack; the error messages of those that failed."""
@@ -271,8 +284,10 @@ class Job:
         """All that a result depends on beside its recording, the device and the time."""
         config = self.config
         return {
+            "program": code_sum(),
             "method": self.record.method,
             "checkpoint": self.record.checkpoint_sha256,
+            "checkpoint_of_short_stacks": self._sum_of_short(),
             "steps": config.steps,
             "seed": config.seed,
             "precision": self.denoiser.precision,
@@ -280,6 +295,13 @@ class Job:
             "stretch_16bit": config.stretch_16bit,
             "normalise_together": config.normalise_together,
         }
+
+    def _sum_of_short(self) -> str | None:
+        try:
+            path = find_checkpoint(AUTO[1], self._folders_of_short)
+            return file_sum(path) if path else None
+        except (CheckpointError, OSError):
+            return None  # said when there is a stack that wants it
 
     def _take_over(self) -> set[Path]:
         """The stacks that an earlier job finished; they stand in the record before all others.

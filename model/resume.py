@@ -22,6 +22,14 @@ def file_sum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def code_sum(folder: Path = Path(__file__).parent) -> str:
+    """SHA-256 over the code in a folder: another program may give another result."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
 def _earlier_stacks(folder: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The stacks of the folder's record; none where it is no record, or one of other settings."""
     try:

@@ -1,6 +1,7 @@
 """What every method promises: the same program, the same behaviour."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -209,6 +210,21 @@ def test_stacks_of_few_frames_are_left_to_restormer3d(weights: Path, tmp_path: P
     done = run(tmp_path, "--weights", str(weights), "--time-limit", "20")
     assert methods_used(done) == ["lowrank_unet", "lowrank_unet", "restormer3d"]
     assert (done.output / "short/mouse.tif").exists()
+
+
+def test_weights_that_only_a_short_stack_wants_stop_no_other(weights: Path, tmp_path: Path) -> None:
+    write_recording(tmp_path / "in")
+    write_recording(tmp_path / "in/earlier", (MIN_FRAMES - 1, 40, 36))  # comes before the long one
+    shutil.copytree(weights, tmp_path / "weights")
+    (tmp_path / "weights/restormer3d.safetensors").write_bytes(b"cut off")
+    done = run(tmp_path, "--weights", str(tmp_path / "weights"), "--time-limit", "20")
+    assert done.code == 1
+    said = r"mouse\.tif: 15 frames are too few for lowrank_unet, and .*restormer3d"
+    assert re.search(said, done.last_line)
+    assert (done.output / "mouse.tif").exists()
+    assert not (done.output / "earlier/mouse.tif").exists()
+    statuses = [s["status"] for s in json.loads((done.output / RECORD_NAME).read_text())["stacks"]]
+    assert sorted(statuses) == ["denoised", "failed"]
 
 
 def test_a_method_that_was_named_is_not_replaced(weights: Path, tmp_path: Path) -> None:

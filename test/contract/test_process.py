@@ -699,9 +699,11 @@ def test_the_record_tells_all_that_was_promised_of_the_job(
     assert record.pop("device").startswith("CPU, ")
     record.pop("driver")  # may be there beside a CPU build of torch
     assert record["settings"].pop("precision") in ("fp32", "bf16")
+    assert re.fullmatch("[0-9a-f]{64}", record["settings"].pop("program"))
     assert record.pop("settings") == {
         "method": "restormer3d",
         "checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "checkpoint_of_short_stacks": None,
         "steps": 2,
         "seed": 1,
         "keep_brightness": False,

@@ -119,6 +119,16 @@ def test_other_settings_make_all_anew_and_say_which(place: Place) -> None:
     assert "made anew, as seed changed" in again.stdout
 
 
+def test_another_version_of_the_program_makes_all_anew(place: Place) -> None:
+    path = place.output / RECORD_NAME
+    record = json.loads(path.read_text())
+    record["settings"]["program"] = "that of last year"
+    path.write_text(json.dumps(record))
+    again = place.run()
+    assert again.made == set(NAMES)
+    assert "made anew, as program changed" in again.stdout
+
+
 def test_a_new_recording_is_all_that_is_done(place: Place) -> None:
     write(place.folder / "in" / "c.tif", seed=3)
     assert place.run().made == {"c.tif"}
