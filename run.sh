@@ -6,7 +6,7 @@
 # process.py may also be given as DENOISE_... variables; ./run.sh -- --help lists them.
 set -euo pipefail
 
-# For the sample, which two CPU cores would adapt to for an hour; recordings get the product's own.
+# For the sample, so that it ends soon by any method; recordings get the product's own.
 sample_seconds=150
 
 usage() {

@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
         help="clean ones: simulated movies (.npz), or counts without noise (.tif)")  # fmt: skip
     add("--levels", type=int, nargs="+", default=list(LEVELS), choices=LEVELS, help="of the noise")
     add("--frames", type=int, nargs=2, default=(0, 600), metavar=("FIRST", "END"))
-    add("--held-out", action="store_true", help="only the corner that no training patch touched")
+    add("--held-out", action="store_true", help="only the corner kept for judging")
     add("--seed", type=int, default=2, help="of the noise")
     add("--peer-seconds", type=float, default=3600.0, metavar="S",
         help="that another's method may take per recording")  # fmt: skip

@@ -2,7 +2,7 @@
 
     python -m lab.sample MOVIE.npz [TEST_FOLDER]
 
-Taken from the corner of the tissue that no training patch ever touches, so its score is honest.
+Taken from the corner of the tissue that is kept for judging.
 """
 
 from __future__ import annotations
