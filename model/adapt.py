@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +26,9 @@ from model.progress import Progress
 logger = logging.getLogger(__name__)
 
 MAX_BAD_STEPS = 10  # non-finite losses in a row before the adaptation counts as diverged
+
+# Of a part of a batch that was drawn, weighted so that the parts' sum is the batch's mean.
+LossOfPart = Callable[[slice], Tensor]
 
 
 class AdaptError(RuntimeError):
@@ -77,43 +80,83 @@ class _Adapter:
             self.net.parameters(), lr=1e-4, weight_decay=self.config.weight_decay
         )
 
-    def _loss(self, part: slice, noisy: Tensor, median: Tensor | None, coords: Tensor | None,
-              masked: Tensor | None) -> Tensor:  # fmt: skip
-        """The loss of a part of the batch, weighted so that the parts' sum is the batch's mean."""
+    def _sample(
+        self, patch: tuple[int, int, int], images: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """A batch of patches, and the same places of images."""
+        batch = self.config.batch
+        return sample_patches(self.frames, self.scale, patch, batch, self.generator, images)
+
+    def _share(self, part: slice) -> float:
+        return (part.stop - part.start) / self.config.batch
+
+    def _warm_up(self) -> LossOfPart:
+        """Distance to the temporal median, which knows nothing of activity."""
+        noisy, median = self._sample(self.patch, self.median)
+        assert median is not None
         target = self.device.torch_device
-        if masked is None or coords is None:
-            share = (part.stop - part.start) / len(noisy)
-            if median is None:
-                odd, even = odd_even_pair(noisy[part].to(target))
-                return share * odd_even_loss(self.net(odd), even)
+
+        def loss(part: slice) -> Tensor:
             difference = self.net(noisy[part].to(target)) - median[part].to(target)
-            return share * difference.abs().mean()
-        inside = coords[(coords[:, 0] >= part.start) & (coords[:, 0] < part.stop)]
-        share = len(inside) / len(coords)
-        inside = inside - torch.tensor([part.start, 0, 0, 0])
-        prediction = self.net(masked[part].to(target))
-        return share * blindspot_loss(prediction, noisy[part].to(target), inside.to(target))
+            return self._share(part) * difference.abs().mean()
+
+        return loss
+
+    def _odd_even(self) -> LossOfPart:
+        """Distance of what is made of the odd frames to the even ones."""
+        t, h, w = self.patch
+        noisy, _ = self._sample((2 * t, h, w))
+
+        def loss(part: slice) -> Tensor:
+            odd, even = odd_even_pair(noisy[part].to(self.device.torch_device))
+            return self._share(part) * odd_even_loss(self.net(odd), even)
+
+        return loss
+
+    def _blindspot(self) -> LossOfPart:
+        """Noise2Void: distance to hidden voxels, at none that the judge keeps for itself."""
+        noisy, held_out = self._sample(self.patch, self.judge.held_out if self.judge else None)
+        masked, coords = self._hidden(noisy, held_out)
+        target = self.device.torch_device
+
+        def loss(part: slice) -> Tensor:
+            inside = coords[(coords[:, 0] >= part.start) & (coords[:, 0] < part.stop)]
+            share = len(inside) / len(coords)
+            inside = inside - torch.tensor([part.start, 0, 0, 0])
+            prediction = self.net(masked[part].to(target))
+            return share * blindspot_loss(prediction, noisy[part].to(target), inside.to(target))
+
+        return loss
+
+    def _hidden(self, noisy: Tensor, held_out: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A batch [B,1,t,h,w] with voxels hidden, mirror images of them too, and which.
+
+        Voxels of the cut of `Judge.held_out` never are.
+        """
+        mask = self.config.mask
+        t, h, w = sides = own_sides(self.frames.shape, self.patch)
+        own = noisy[..., :t, :h, :w]
+        while True:  # in a tiny frame all that were drawn in a patch may be held out
+            coords = draw_mask(tuple(own.shape), mask.cell, self.generator)
+            if held_out is not None:
+                b, _, row, column = coords.unbind(1)
+                coords = coords[~is_held_out(held_out[b, 0, 0, row, column])]
+            if len(coords[:, 0].unique()) == len(own):
+                break
+        sources = draw_sources(coords, sides, mask.radius, self.generator)
+        return mirrored(fill_masked(own, coords, sources), self.patch), coords
 
     def _gradients(self, kind: str) -> float:
         """Draw a batch, leave its gradients in the network, return the loss."""
-        t, h, w = self.patch
-        held_out = self.judge.held_out if self.judge else None
-        noisy, cut = sample_patches(
-            self.frames, self.scale, (2 * t if kind == "odd_even" else t, h, w),
-            self.config.batch, self.generator,
-            {"warm_up": self.median, "blindspot": held_out, "odd_even": None}[kind],
-        )  # fmt: skip
-        median = cut if kind == "warm_up" else None
-        coords = masked = None
-        if kind == "blindspot":
-            masked, coords = self._hidden(noisy, cut)
+        draw = {"warm_up": self._warm_up, "odd_even": self._odd_even, "blindspot": self._blindspot}
+        loss_of = draw[kind]()
+        batch = self.config.batch
         while True:  # until it fits the memory
             self.optimiser.zero_grad(set_to_none=True)
             total = 0.0
             try:
-                for start in range(0, len(noisy), self.micro_batch):
-                    part = slice(start, min(len(noisy), start + self.micro_batch))
-                    loss = self._loss(part, noisy, median, coords, masked)
+                for start in range(0, batch, self.micro_batch):
+                    loss = loss_of(slice(start, min(batch, start + self.micro_batch)))
                     loss.backward()
                     total += float(loss.detach())
                 return total
@@ -123,24 +166,6 @@ class _Adapter:
             release_memory(self.device)
             self.micro_batch //= 2
             logger.warning("  out of memory: %d patches at a time from here on", self.micro_batch)
-
-    def _hidden(self, noisy: Tensor, held_out: Tensor | None) -> tuple[Tensor, Tensor]:
-        """A batch [B,1,t,h,w] with voxels hidden, mirror images of them too, and which.
-
-        None of those that a cut of `Judge.held_out` says.
-        """
-        mask = self.config.mask
-        t, h, w = sides = own_sides(self.frames.shape, self.patch)
-        own = noisy[..., :t, :h, :w]
-        while True:  # in a tiny patch all that were drawn may be held out
-            coords = draw_mask(tuple(own.shape), mask.cell, self.generator)
-            if held_out is not None:
-                b, _, row, column = coords.unbind(1)
-                coords = coords[~is_held_out(held_out[b, 0, 0, row, column])]
-            if len(coords):
-                break
-        sources = draw_sources(coords, sides, mask.radius, self.generator)
-        return mirrored(fill_masked(own, coords, sources), self.patch), coords
 
     def call_judge(self, stages: tuple[Stage, ...], budget: Budget, seed: int) -> bool:
         """Have the checkpoint judged, where Noise2Void is to change it and memory allows.
@@ -181,25 +206,20 @@ class _Adapter:
             )
         self.patch = (min(self.patch[0], pairs), *self.patch[1:])
 
-    def _recompute(self) -> bool:
-        """Have the network keep as little as it can; False where that changes nothing."""
-        if not recompute(self.net):
-            return False
-        self.optimiser.zero_grad(set_to_none=True)
-        release_memory(self.device)
-        logger.warning("  out of memory: all activations are computed twice from here on")
-        return True
-
-    def _shrink_patch(self) -> bool:
-        """Halve the patch in the plane; False where it is as small as is useful."""
+    def _take_less_memory(self) -> bool:
+        """Compute activations twice, then halve the patch in the plane; False if neither helps."""
         t, h, w = self.patch
         stride = stride_of(self.net)
-        if min(h, w) // 2 < 16 or (h // 2) % stride[1] or (w // 2) % stride[2]:
+        if recompute(self.net):
+            change = "all activations are computed twice"
+        elif min(h, w) // 2 < 16 or (h // 2) % stride[1] or (w // 2) % stride[2]:
             return False
+        else:
+            self.patch = (t, h // 2, w // 2)
+            change = f"patches of {self.patch}"
         self.optimiser.zero_grad(set_to_none=True)
         release_memory(self.device)
-        self.patch = (t, h // 2, w // 2)
-        logger.warning("  out of memory: patches of %s from here on", self.patch)
+        logger.warning("  out of memory: %s from here on", change)
         return True
 
     def step(self, stage: Stage, number: int) -> float:
@@ -211,7 +231,7 @@ class _Adapter:
                 loss = self._gradients(stage.kind)
                 break
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not (self._recompute() or self._shrink_patch()):
+                if not is_out_of_memory(error) or not self._take_less_memory():
                     raise
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.gradient_clip)
         if not (math.isfinite(loss) and math.isfinite(float(norm))):
