@@ -11,6 +11,7 @@ from scipy import ndimage
 from model.frames import JoinedFrames
 
 NOISE_SIGMA = 2.0  # pixels over which the noise's variance is averaged
+HOLE = np.ones((5, 5))  # still pixels that fit in no such square lie among changing ones
 LEAST_WEIGHT = 0.02  # in that average, of pixels that change at all; with less there is no noise
 
 
@@ -40,6 +41,8 @@ def measure_background(frames: np.ndarray | JoinedFrames) -> Background:
     variance = ndimage.gaussian_filter(squares / (2 * (num_frames - 1)), NOISE_SIGMA)
     changes = squares > 0
     if not changes.all():  # an empty border must not count as quiet in the average beside it
+        # but pixels of few photons, that happen to be still among others, do
+        changes |= ndimage.binary_closing(np.pad(changes, 9, "symmetric"), HOLE)[9:-9, 9:-9]
         weight = ndimage.gaussian_filter(changes.astype(np.float64), NOISE_SIGMA)
         variance = np.where(weight > LEAST_WEIGHT, variance / np.maximum(weight, LEAST_WEIGHT), 0)
     variance = np.maximum(variance, 1e-6 * (float(variance.mean()) or 1.0))

@@ -23,7 +23,8 @@ class LowRankEnsemble:
         others = first.config.other_blocks
         # every size takes about as long: fewer blocks that take longer, more that take less
         is_late = budget is not None and budget.remaining() < (1 + len(others)) * first.seconds
-        self.left_out = others if is_late else ()  # sizes for which there is no time, or memory
+        self.left_out = others if is_late else ()  # sizes for which there was a
+        self.lack = "time"  # or of memory
         self.members = [first]
         self.members += [first.in_blocks_of(size) for size in others if not is_late]
 
@@ -32,10 +33,11 @@ class LowRankEnsemble:
         first, *others = self.members
         first.find(denoise_courses)
         for number, other in enumerate(others):
-            # those of any size take about as much, and as much again while images are denoised
+            # those of any size take about as much, and their images twice as they are denoised
             if available_bytes() < 2 * first.num_bytes:
                 self.members = self.members[: 1 + number]
                 self.left_out = tuple(left.config.block for left in others[number:])
+                self.lack = "memory"
                 break
             other.find(denoise_courses)
 

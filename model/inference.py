@@ -15,7 +15,6 @@ from itertools import product
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from model.blending import BlendAccumulator, axis_windows
 from model.config import BlendWindow, Precision, TileConfig
@@ -242,20 +241,21 @@ def _finite(denoised: np.ndarray, precision: Precision) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _denoised_factors(net: nn.Module, device: Device, noisy: np.ndarray) -> np.ndarray:
+def _denoised_factors(
+    net: nn.Module, device: Device, noisy: np.ndarray, spare: nn.Module | None
+) -> np.ndarray:
     """What a network for factors makes of [C,K,h,w]: [K,h,w], float32.
 
-    On the CPU where the GPU's memory is full: such a network is small.
+    Where the GPU's memory is full `spare`, the same network on the CPU, does it: it is small.
     """
     factors = torch.from_numpy(noisy)[None]
     try:
         denoised: Tensor = net(factors.to(device.torch_device))[0, 0]
     except RuntimeError as error:
-        if not device.is_cuda or not is_out_of_memory(error):
+        if not spare or not is_out_of_memory(error):
             raise
         release_memory(device)
-        weights = {name: value.cpu() for name, value in net.state_dict().items()}
-        denoised = functional_call(net, weights, factors)[0, 0]
+        denoised = spare(factors)[0, 0]
     if not bool(torch.isfinite(denoised).all()):
         raise InferenceError(
             "the network gave values that are not finite; choose --method lowrank, which has no "
@@ -264,22 +264,29 @@ def _denoised_factors(net: nn.Module, device: Device, noisy: np.ndarray) -> np.n
     return denoised.cpu().numpy()
 
 
-def denoised_images(net: nn.Module, device: Device, images: np.ndarray) -> np.ndarray:
+def denoised_images(
+    net: nn.Module, device: Device, images: np.ndarray, spare: nn.Module | None = None
+) -> np.ndarray:
     """What a network for factors makes of one block's images [K,h,w], float32.
 
-    Raises InferenceError where that is not finite.
+    Or `spare`, the same on the CPU, where the device's memory is full. Raises InferenceError where
+    that is not finite.
     """
-    return _denoised_factors(net, device, images[None])
+    return _denoised_factors(net, device, images[None], spare)
 
 
 def denoised_courses(
-    net: nn.Module, device: Device, courses: np.ndarray, guess: np.ndarray
+    net: nn.Module,
+    device: Device,
+    courses: np.ndarray,
+    guess: np.ndarray,
+    spare: nn.Module | None = None,
 ) -> np.ndarray:
     """What it makes of one block's courses [T,K], given a Wiener filter's answer, float32.
 
-    Raises InferenceError where that is not finite.
+    `spare` as for `denoised_images`. Raises InferenceError where that is not finite.
     """
     if not courses.size:
         return courses
     noisy = np.stack([courses.T, guess.T]).astype(np.float32)[:, :, None]  # [2,K,1,T]
-    return _denoised_factors(net, device, noisy)[:, 0].T
+    return _denoised_factors(net, device, noisy, spare)[:, 0].T

@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +288,6 @@ class Job:
             "program": code_sum(),
             "method": self.record.method,
             "checkpoint": self.record.checkpoint_sha256,
-            "checkpoint_of_short_stacks": self._sum_of_short(),
             "steps": config.steps,
             "seed": config.seed,
             "precision": self.denoiser.precision,
@@ -296,12 +296,14 @@ class Job:
             "normalise_together": config.normalise_together,
         }
 
-    def _sum_of_short(self) -> str | None:
-        try:
-            path = find_checkpoint(AUTO[1], self._folders_of_short)
-            return file_sum(path) if path else None
-        except (CheckpointError, OSError):
-            return None  # said when there is a stack that wants it
+    def _checkpoint_sums(self) -> dict[str, str | None]:
+        """Of every method that a stack of this job may be denoised by."""
+        sums = {self.record.method: self.record.checkpoint_sha256}
+        if folders := self._folders_of_short:
+            with suppress(CheckpointError, OSError):  # said when there is a stack that wants it
+                path = find_checkpoint(AUTO[1], folders)
+                sums[AUTO[1]] = file_sum(path) if path else None
+        return sums
 
     def _take_over(self) -> set[Path]:
         """The stacks that an earlier job finished; they stand in the record before all others.
@@ -311,7 +313,11 @@ class Job:
         if self.config.overwrite:
             return set()
         found = finished_before(
-            self.config.output_dir, self.stacks, self.record.settings, self.record.time_limit
+            self.config.output_dir,
+            self.stacks,
+            self.record.settings,
+            self._checkpoint_sums(),
+            self.record.time_limit,
         )
         for group in self._groups:  # of a recording in several files, all or none
             parts = [str(paths.source) for paths in group] if len(group) > 1 else None

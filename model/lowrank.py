@@ -43,9 +43,9 @@ from model.tiling import AxisPlan, plan_axis
 logger = logging.getLogger(__name__)
 
 MIN_FRAMES = 16  # fewer have neither a mean worth the name nor courses
-FRAMES_AT_A_TIME = 64  # rendered, where they have no more than
-VOXELS_AT_A_TIME = 2**25  # of 8 bytes
-SAMPLE_BYTES = 2**30  # of the sampled blocks, so that a long recording is measured on fewer
+FRAMES_AT_A_TIME = 64  # rendered; fewer where they would have more voxels than
+VOXELS_AT_A_TIME = 2**25
+SAMPLE_BYTES = 2**30  # of sampled blocks, their noise not counted: long recordings have fewer
 TRUNCATE = 3.0  # deviations, where a Gaussian ends
 WITH_THE_REST = 5.0  # a block's time with networks, reading and rendering, over that without
 PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to be followed
@@ -351,11 +351,11 @@ class LowRank:
             band[number] = (frame[part] - mean) / deviation
         return band
 
-    @property
-    def _lit(self) -> np.ndarray:
-        """Pixels [H,W] that have noise; all, where none has."""
+    def _has_noise(self) -> np.ndarray:
+        """Whether a pixel has, at all positions of the padded axes; true of all where none has."""
         deviation = self.background.deviation
-        return deviation >= 0.01 * float(np.sqrt(np.square(deviation).mean()))
+        has_noise = deviation >= 0.01 * float(np.sqrt(np.square(deviation).mean()))
+        return has_noise[self._part(slice(None), slice(None))]
 
     def _samples(self) -> list[_Sample]:
         """Some blocks, with what is measured on them."""
@@ -363,8 +363,9 @@ class LowRank:
         places = [
             self.block_at(row, column) for row in self.rows.starts for column in self.columns.starts
         ]
-        # a field with an empty border, say: noise is measured where there is most of it
-        lit = np.array([self._lit[self._part(*place)].mean() for place in places])
+        # of a field with an empty border, say, the noise is measured where there is most of it
+        has_noise = self._has_noise()
+        lit = np.array([has_noise[place].mean() for place in places])
         fit = SAMPLE_BYTES // (4 * len(self.frames) * config.block**2)
         order = self._rng.permutation(len(places))
         few = order[lit[order] >= 0.9 * lit.max()][: max(1, min(config.sampled_blocks, fit))]

@@ -56,15 +56,18 @@ def _number_in(path: Path) -> float:
         return float("inf")
 
 
-def _left_in_group(folder: Path, limit: str, usage: str, cache: str) -> float:
-    """What one control group leaves; files it has read and the kernel may forget count as left."""
+def _left_in_group(folder: Path, limit: str, usage: str, prefix: str) -> float:
+    """What one control group leaves; files it has read, which the kernel may forget, do not count.
+
+    Active ones neither: a recording that was mapped is among them long after.
+    """
     most, used = _number_in(folder / limit), _number_in(folder / usage)
     if float("inf") in (most, used):
         return float("inf")
     with suppress(OSError):
         for line in (folder / "memory.stat").read_text().splitlines():
             name, _, value = line.partition(" ")
-            if name == cache:
+            if name in (f"{prefix}active_file", f"{prefix}inactive_file"):
                 used -= int(value)
     return most - used
 
@@ -79,10 +82,10 @@ def left_by_groups(root: Path, membership: str) -> float:
     for line in membership.splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2
-            base, files = root, ("memory.max", "memory.current", "inactive_file")
+            base, files = root, ("memory.max", "memory.current", "")
         elif "memory" in controllers.split(","):
             base = root / "memory"
-            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
         else:
             continue
         # in a container the path may be the host's: then the base alone is there

@@ -37,7 +37,8 @@ def mirrored(own: Tensor, size: tuple[int, int, int]) -> Tensor:
     for axis, side in zip((-3, -2, -1), size, strict=True):
         length = own.shape[axis]
         if length < side:
-            own = own.index_select(axis, torch.tensor(mirror_index(length, 0, side - length)))
+            index = torch.tensor(mirror_index(length, 0, side - length), device=own.device)
+            own = own.index_select(axis, index)
     return own
 
 

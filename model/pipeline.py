@@ -172,6 +172,7 @@ class Denoiser:
             known = recording.stacks.get(paths.source) if recording else None
             stack = known or _read(paths)
             record.input_sha256 = file_sum(paths.source)
+        record.checkpoint_sha256 = self.checkpoint.sha256 if self.checkpoint else None
         record.shape, record.dtype = stack.shape, str(stack.dtype)
         record.voxels_replaced = stack.num_replaced
         logger.info("  %s %s", "x".join(map(str, stack.shape)), stack.dtype)
@@ -232,10 +233,12 @@ class Denoiser:
     ) -> LowRankEnsemble:
         """The factors of a recording [T,H,W], denoised where there is a network."""
         net = place(load_network(self.checkpoint), self.device).eval() if self.checkpoint else None
+        has_spare = self.checkpoint and self.device.is_cuda
+        spare = load_network(self.checkpoint).eval() if self.checkpoint and has_spare else None
         with record.timed("decompose"):
             measured = LowRank(frames, config, self.seed, budget=budget)
             found = LowRankEnsemble(measured, budget)
-            found.find(partial(denoised_courses, net, self.device) if net else None)
+            found.find(partial(denoised_courses, net, self.device, spare=spare) if net else None)
         if measured.motion:
             record.motion = measured.motion.deviation
             logger.info("  frames are %.2f pixels off their mean place: aligned", record.motion)
@@ -248,10 +251,12 @@ class Denoiser:
             record.shortened.append(f"overlap {config.overlaps[0]} lowered to {measured.overlap}")
         if found.left_out:
             sizes = " and ".join(map(str, found.left_out))
-            record.shortened.append(f"blocks of {sizes} pixels left out")
+            record.shortened.append(f"blocks of {sizes} pixels left out for lack of {found.lack}")
+            logger.info("  %s", record.shortened[-1])
         if net:
             with record.timed("denoise images"):
-                record.mean_share = found.denoise_images(partial(denoised_images, net, self.device))
+                denoise = partial(denoised_images, net, self.device, spare=spare)
+                record.mean_share = found.denoise_images(denoise)
         return found
 
     def _adapt_and_infer(

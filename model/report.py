@@ -23,6 +23,7 @@ class StackRecord:
 
     file: str
     method: str | None = None
+    checkpoint_sha256: str | None = None  # of the network that denoised it, or was adapted to it
     status: str = "failed"  # "denoised", "unchanged" (constant stack) or "failed"
     error: str | None = None
     result: str | None = None
@@ -52,7 +53,7 @@ class StackRecord:
     motion: float | None = None  # of the frames, in pixels; None: they were taken for still
     mean_share: float | None = None  # of what the network would change in the mean image, taken
     stretched_from: tuple[float, float] | None = None  # what 0 and 65535 stand for, if asked for
-    shortened: list[str] = field(default_factory=list)  # what the time limit took away
+    shortened: list[str] = field(default_factory=list)  # what a lack of time or memory took away
     seconds: dict[str, float] = field(default_factory=dict)  # per stage
     peak_host_bytes: int | None = None  # of the process so far
     peak_device_bytes: int | None = None

@@ -126,11 +126,17 @@ def _imagej_description(metadata: StackMetadata, num_frames: int) -> str:
     return "\n".join([first, *(counts if num_frames > 1 else counts[:1]), *kept, ""])
 
 
-def _ome_description(description: str, shape: tuple[int, int, int]) -> str:
-    """The OME-XML with its image described as what is written: T frames in order, in this file.
+def _is_ome(description: str) -> bool:
+    return description.rstrip().endswith("OME>")
 
-    Empty where it describes no image: broken, or the name of a companion file that does.
+
+def _ome_description(description: str, shape: tuple[int, int, int]) -> str:
+    """OME-XML with its image described as what is written: T frames in order, in this file.
+
+    Empty where it describes no image: other text, broken, or the name of a companion file.
     """
+    if not _is_ome(description):
+        return ""
     try:
         # Entities of our own making are all there is to fear here, and expat bounds their expansion
         root = ElementTree.fromstring(description.encode())  # noqa: S314
@@ -174,10 +180,10 @@ def _description_tags(stack: Stack) -> list[tuple[int, int, int, bytes, bool]]:
     if given.startswith(("ImageJ=", "SCIFIO=")):
         texts = [_imagej_description(metadata, shape[0])]
         tags += tifffile.imagej_metadata_tag(metadata.imagej, "<")
-    elif given.rstrip().endswith("OME>") and (ome := _ome_description(given, shape)):
+    elif ome := _ome_description(given, shape):
         texts = [ome]
     else:
-        if given.rstrip().endswith("OME>"):
+        if _is_ome(given):
             given = ""  # readers would look for the image it does not describe
         # Any other text stands first, as it was; the shape follows in a tag of its own, which is
         # how tifffile says it.

@@ -18,6 +18,7 @@ from model.checkpoint import save_checkpoint
 from model.config import METHODS
 from model.lowrank import MIN_FRAMES
 from model.report import RECORD_NAME
+from model.resume import file_sum
 
 PROGRAM = Path(__file__).parents[2] / "process.py"
 SHAPE = (20, 40, 36)  # no multiple of any window
@@ -209,6 +210,12 @@ def test_stacks_of_few_frames_are_left_to_restormer3d(weights: Path, tmp_path: P
     write_recording(tmp_path / "in/short", (MIN_FRAMES - 1, 40, 36))
     done = run(tmp_path, "--weights", str(weights), "--time-limit", "20")
     assert methods_used(done) == ["lowrank_unet", "lowrank_unet", "restormer3d"]
+    stacks = json.loads((done.output / RECORD_NAME).read_text())["stacks"]
+    sums = [file_sum(weights / f"{stack['method']}.safetensors") for stack in stacks]
+    assert [stack["checkpoint_sha256"] for stack in stacks] == sums
+    again = run(tmp_path, "--weights", str(weights), "--time-limit", "20")
+    stacks = json.loads((again.output / RECORD_NAME).read_text())["stacks"]
+    assert all(stack["is_from_before"] for stack in stacks)
     assert (done.output / "short/mouse.tif").exists()
 
 

@@ -703,7 +703,6 @@ def test_the_record_tells_all_that_was_promised_of_the_job(
     assert record.pop("settings") == {
         "method": "restormer3d",
         "checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-        "checkpoint_of_short_stacks": None,
         "steps": 2,
         "seed": 1,
         "keep_brightness": False,
@@ -732,6 +731,7 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
     assert file.endswith("/in/b.tif")
     assert stack.pop("input_sha256") == hashlib.sha256(Path(file).read_bytes()).hexdigest()
     assert stack.pop("result_sha256") == hashlib.sha256(result(outcome, "b.tif")).hexdigest()
+    assert stack.pop("checkpoint_sha256") == outcome.record["checkpoint_sha256"]
     assert stack.pop("peak_host_bytes") > 1e7
     assert stack.pop("percentiles") == pytest.approx({"p0.5": low, "p99.5": high})
     before, after = stack.pop("judged")

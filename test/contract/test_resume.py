@@ -129,6 +129,14 @@ def test_another_version_of_the_program_makes_all_anew(place: Place) -> None:
     assert "made anew, as program changed" in again.stdout
 
 
+def test_what_another_checkpoint_denoised_is_made_anew(place: Place) -> None:
+    path = place.output / RECORD_NAME
+    record = json.loads(path.read_text())
+    record["stacks"][1]["checkpoint_sha256"] = "of an earlier one"
+    path.write_text(json.dumps(record))
+    assert place.run().made == {Path(record["stacks"][1]["file"]).name}
+
+
 def test_a_new_recording_is_all_that_is_done(place: Place) -> None:
     write(place.folder / "in" / "c.tif", seed=3)
     assert place.run().made == {"c.tif"}

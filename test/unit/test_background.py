@@ -60,7 +60,14 @@ def test_beside_an_empty_border_the_noise_is_as_strong_as_elsewhere() -> None:
     assert (deviation[:, :4] < 0.1).all()
 
 
-def test_a_dead_pixel_has_the_noise_of_those_around() -> None:
+def test_a_dead_pixel_does_not_count_as_a_border() -> None:
     frames = np.random.default_rng(0).normal(500, 30, (400, 20, 20))
     frames[:, 7, 9] = 3.0
     np.testing.assert_allclose(measure_background(frames).deviation, 30, rtol=0.1)
+
+
+@pytest.mark.parametrize("num_frames, rate", [(600, 1e-3), (100, 2e-3), (1500, 3e-4), (200, 2e-2)])
+def test_still_pixels_among_rare_photons_are_quiet_ones(num_frames: int, rate: float) -> None:
+    frames = np.random.default_rng(0).poisson(rate, (num_frames, 48, 48))
+    deviation = measure_background(frames).deviation
+    assert np.sqrt(np.square(deviation).mean()) == pytest.approx(rate**0.5, rel=0.1)

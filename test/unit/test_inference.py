@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import METHODS, TileConfig
-from model.device import Device, pick_device
+from model.device import pick_device
 from model.inference import (
     InferenceError,
     WindowGrid,
@@ -320,37 +320,23 @@ def test_the_published_gain_makes_every_kept_piece_as_bright_as_the_noisy_one() 
 # ---- Networks for factors ----------------------------------------------------------------------
 
 
-class FullGpu(Device):
-    """A CPU in the place of a GPU."""
-
-    is_cuda = True
+IMAGES = np.ones((3, 8, 8), np.float32)
+TWICE = Answer(lambda images: 2 * images)
 
 
-class TimesTwo(nn.Module):
-    """Has no memory at its first call."""
+def failing(message: str) -> Answer:
+    def fail(images: Tensor) -> Tensor:
+        raise RuntimeError(message)
 
-    def __init__(self, message: str) -> None:
-        super().__init__()
-        self.factor = nn.Parameter(torch.tensor(2.0))
-        self.message, self.calls = message, 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls == 1:
-            raise RuntimeError(self.message)
-        return self.factor * images
+    return Answer(fail)
 
 
-def test_where_the_gpu_is_full_factors_are_denoised_on_the_cpu() -> None:
-    images = np.ones((3, 8, 8), np.float32)
-    gpu = FullGpu(torch_device=torch.device("cpu"), name="a GPU", reason="test")
-    net = TimesTwo("CUDNN_STATUS_ALLOC_FAILED")
-    assert (denoised_images(net, gpu, images) == 2).all()
-    assert net.calls == 2
+def test_where_the_gpu_is_full_a_spare_network_denoises_factors() -> None:
+    full = failing("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+    assert (denoised_images(full, pick_device("cpu"), IMAGES, TWICE) == 2).all()
 
 
-@pytest.mark.parametrize("message, on", [("shape is invalid", FullGpu), ("out of memory", Device)])
-def test_what_the_cpu_cannot_help_is_told(message: str, on: type[Device]) -> None:
-    device = on(torch_device=torch.device("cpu"), name="one", reason="test")
+@pytest.mark.parametrize("message, spare", [("shape is invalid", TWICE), ("out of memory", None)])
+def test_what_a_spare_network_cannot_help_is_told(message: str, spare: nn.Module | None) -> None:
     with pytest.raises(RuntimeError, match=message):
-        denoised_images(TimesTwo(message), device, np.ones((3, 8, 8), np.float32))
+        denoised_images(failing(message), pick_device("cpu"), IMAGES, spare)

@@ -16,14 +16,14 @@ def group(folder: Path, names: tuple[str, str], limit: str, used: int, cache: st
     (folder / "memory.stat").write_text(cache)
 
 
-def new(folder: Path, limit: str, used: int, cached: int = 0) -> None:
+def new(folder: Path, limit: str, used: int, cached: int = 9) -> None:
     names = ("memory.max", "memory.current")
-    group(folder, names, limit, used, f"anon 7\ninactive_file {cached}\nactive_file 9\n")
+    group(folder, names, limit, used, f"file 7\ninactive_file {cached - 9}\nactive_file 9\n")
 
 
 def old(folder: Path, limit: str, used: int, cached: int = 0) -> None:
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    group(folder, names, limit, used, f"inactive_file 3\ntotal_inactive_file {cached}\n")
+    group(folder, names, limit, used, f"active_file 3\ntotal_active_file {cached}\n")
 
 
 def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
@@ -39,8 +39,8 @@ def test_a_containers_own_limit_less_what_is_used_of_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit, left", [("max", 50), (str(60 * MIB), 20)])
 def test_the_tightest_of_the_groups_above_counts(tmp_path: Path, limit: str, left: int) -> None:
-    new(tmp_path / "slurm", str(90 * MIB), 40 * MIB)
-    new(tmp_path / "slurm/job_7", limit, 40 * MIB)
+    new(tmp_path / "slurm", str(90 * MIB), 40 * MIB + 9)
+    new(tmp_path / "slurm/job_7", limit, 40 * MIB + 9)
     (tmp_path / "slurm/job_7/step_0").mkdir()
     assert left_by_groups(tmp_path, "0::/slurm/job_7/step_0\n") == left * MIB
 
