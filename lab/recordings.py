@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -47,6 +47,19 @@ class Example:
     target: Tensor | None  # [1,t,h,w], the same scene under other noise; None: there is none
     median: Tensor | None  # [1,1,h,w], the recording's temporal median there; None: not asked for
     own: Sides | None = None  # what the patch has of a shorter recording; None: all of it
+
+    def on(self, device: torch.device) -> Example:
+        """The same there: simulated ones are made on a GPU, those from disk are not."""
+
+        def moved(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.to(device)
+
+        return replace(
+            self,
+            noisy=self.noisy.to(device),
+            target=moved(self.target),
+            median=moved(self.median),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

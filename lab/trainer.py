@@ -219,7 +219,8 @@ class Trainer:
             target_draws=recipe.target_draws if has_target else 0,
             median=self.step < recipe.warm_up,
         )
-        drawn = [pool.draw(self.step, ask) for pool in self.pools]
+        target = self.device.torch_device
+        drawn = [(e.on(target), seed) for e, seed in (p.draw(self.step, ask) for p in self.pools)]
         per_voxel = METHODS[self.method].training_bytes_per_voxel
         voxels = math.prod(ask.patch)
         at_once = fit_training(self.net, self.device, voxels, per_voxel, len(drawn))

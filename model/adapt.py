@@ -58,6 +58,12 @@ def _learning_rate(stage: Stage, step: int) -> float:
     return stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * phase
 
 
+def _backward(loss: Tensor) -> float:
+    """Its value, the gradients left behind; where memory runs out, nothing is."""
+    loss.backward()
+    return float(loss.detach())
+
+
 @dataclass
 class _Adapter:
     """One adaptation under way."""
@@ -156,9 +162,8 @@ class _Adapter:
             total = 0.0
             try:
                 for start in range(0, batch, self.micro_batch):
-                    loss = loss_of(slice(start, min(batch, start + self.micro_batch)))
-                    loss.backward()
-                    total += float(loss.detach())
+                    part = slice(start, min(batch, start + self.micro_batch))
+                    total += _backward(loss_of(part))
                 return total
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.micro_batch == 1:

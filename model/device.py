@@ -13,11 +13,27 @@ import numpy as np
 import pynvml
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model.config import Precision
 from model.memory import available_bytes, peak_resident_bytes
 
 MEMORY_RESERVE = 0.2  # fraction of what is free that is left alone: fragmentation, the library
+
+
+# What libraries say of it, whose errors are of no type of their own; cuDNN finds no engine, too,
+# where none of its engines fits.
+LACK_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "unable to find an engine",
+)
+MAX_BATCH_VOXELS = 2**24  # of a hundred channels they are about as many as 32 bits count
 
 
 class DeviceError(ValueError):
@@ -54,8 +70,11 @@ def _why_cuda_fails() -> str | None:
     if not torch.backends.cuda.is_built():
         return f"torch {torch.__version__} is a build without CUDA"
     try:
-        torch.ones(8, device="cuda").sum().item()
-    except (RuntimeError, AssertionError) as error:
+        probe = torch.ones(1, 2, 4, 4, 4, device="cuda")
+        kernel = torch.ones(2, 2, 3, 3, 3, device="cuda")
+        functional.conv3d(probe, kernel, padding=1).sum().item()  # by cuDNN
+        (probe.view(8, 16) @ probe.view(16, 8)).sum().item()  # by cuBLAS
+    except Exception as error:  # some of the driver's are of types of their own
         return f"torch {torch.__version__} says: {str(error).strip().splitlines()[0]}"
     return None
 
@@ -65,6 +84,7 @@ def pick_device(wanted: str) -> Device:
 
     Raises DeviceError where "cuda" is asked for and does not work.
     """
+    _make_deterministic()
     gpus, driver = _nvidia_gpus()
     threads = f"{torch.get_num_threads()} threads"
     if wanted == "cpu":
@@ -145,8 +165,14 @@ def start_to_host(values: Tensor) -> Callable[[], np.ndarray]:
 
 
 def inference_precision(device: Device, wanted: str, *, takes_bf16: bool) -> Precision:
-    """What "auto", "fp32", "bf16" or "fp16" means for a method on a device."""
+    """What "auto", "fp32", "bf16" or "fp16" means for a method on a device.
+
+    Raises DeviceError for bf16 on a GPU without.
+    """
     if wanted != "auto":
+        has_own = not device.is_cuda or torch.cuda.is_bf16_supported(including_emulation=False)
+        if wanted == "bf16" and not has_own:
+            raise DeviceError(f"--precision bf16: {device.name} has none; take fp16 or auto")
         return cast(Precision, wanted)
     if device.is_cuda or not takes_bf16:
         return "fp32"  # on a GPU nothing was measured yet
@@ -184,6 +210,7 @@ def usable_bytes(device: Device) -> float:
 
 def fitting_batch(device: Device, voxels: int, bytes_per_voxel: int, largest: int) -> int:
     """How many patches of `voxels` voxels fit the free memory: 1 to `largest`."""
+    largest = min(largest, MAX_BATCH_VOXELS // voxels)
     return max(1, int(min(largest, usable_bytes(device) / (voxels * bytes_per_voxel))))
 
 
@@ -192,8 +219,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
-        phrase in str(error)
-        for phrase in ("can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+        phrase in str(error) for phrase in LACK_OF_MEMORY
     )
 
 
@@ -215,6 +241,6 @@ def reset_peak(device: Device) -> None:
         torch.cuda.reset_peak_memory_stats(device.torch_device)
 
 
-def make_deterministic() -> None:
+def _make_deterministic() -> None:
     """Ask the GPU's matrix library for one order of summation; before its first use."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

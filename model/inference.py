@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 
@@ -142,21 +143,24 @@ def seconds_per_window(
     tile_batch: int,
     precision: Precision = "fp32",
 ) -> float:
-    """Measured on the stack's own first windows, after one that only warms up.
+    """Measured on the stack's own first windows, after as many that only warm up.
 
     Raises InferenceError where not even one window fits the memory.
     """
     slab = _Slabs(frames, scale, grid, device).at(0)
     net.eval()
-    _run(net, slab, grid.corners[:1], grid, device, precision)
     corners = grid.corners[:tile_batch]
+    is_warm = False  # a GPU prepares itself anew for every number of windows
     while True:
         begin = time.perf_counter()
         denoised = _run(net, slab, corners, grid, device, precision)
-        if denoised is not None:
-            denoised.sum().item()  # the sum waits for the GPU
+        if denoised is None:
+            corners, is_warm = corners[: len(corners) // 2], False
+            continue
+        denoised.sum().item()  # the sum waits for the GPU
+        if is_warm:
             return (time.perf_counter() - begin) / len(corners)
-        corners = corners[: len(corners) // 2]
+        is_warm = True
 
 
 def _brightness_gain(noisy: Tensor, denoised: Tensor, weight: Tensor) -> Tensor:
@@ -240,7 +244,10 @@ def _finite(denoised: np.ndarray, precision: Precision) -> np.ndarray:
     return denoised
 
 
-@torch.inference_mode()
+# cuDNN prepares itself anew in every thread, and does not always give back what that takes.
+_gpu_thread = ThreadPoolExecutor(1)
+
+
 def _denoised_factors(
     net: nn.Module, device: Device, noisy: np.ndarray, spare: nn.Module | None
 ) -> np.ndarray:
@@ -248,6 +255,15 @@ def _denoised_factors(
 
     Where the GPU's memory is full `spare`, the same network on the CPU, does it: it is small.
     """
+    if not device.is_cuda:
+        return _through_network(net, device, noisy, spare)
+    return _gpu_thread.submit(_through_network, net, device, noisy, spare).result()
+
+
+@torch.inference_mode()
+def _through_network(
+    net: nn.Module, device: Device, noisy: np.ndarray, spare: nn.Module | None
+) -> np.ndarray:
     factors = torch.from_numpy(noisy)[None]
     try:
         denoised: Tensor = net(factors.to(device.torch_device))[0, 0]

@@ -25,7 +25,6 @@ from model.device import (
     Device,
     DeviceError,
     inference_precision,
-    make_deterministic,
     pick_device,
 )
 from model.lowrank import MIN_FRAMES
@@ -130,7 +129,6 @@ class Job:
 
     def __init__(self, config: RunConfig, started: float) -> None:
         """`started` is the moment on the monotonic clock from which the time limit counts."""
-        make_deterministic()
         self.config = config
         self._record_lock = threading.Lock()
         self._denoiser_of_short: Denoiser | None = None
@@ -162,6 +160,8 @@ class Job:
             path, self.denoiser = self._denoiser(method, self.folders)
         except CheckpointError as error:
             raise JobError(f"no stack was denoised: {error}", 1) from error
+        except DeviceError as error:
+            raise JobError(str(error), 2) from error
         checkpoint = self.denoiser.checkpoint
         if checkpoint:
             self.record.checkpoint = str(path)

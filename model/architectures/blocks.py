@@ -112,4 +112,9 @@ def depthwise_conv3d(x: Tensor, weight: Tensor) -> Tensor:
             precision = torch.get_autocast_dtype("cpu")
             x, weight = x.to(precision), weight.to(precision)
         return _DepthwiseConv3d.apply(x, weight)
+    if is_channels_last(x) and x.is_cuda:
+        # With channels last the library hands it to cuDNN's grouped kernels, many times slower than
+        # its own, which want the other layout (and gives up where none of them is deterministic).
+        mixed = functional.conv3d(x.contiguous(), weight, padding=1, groups=len(weight))
+        return mixed.contiguous(memory_format=torch.channels_last_3d)
     return functional.conv3d(x, weight, padding=1, groups=len(weight))

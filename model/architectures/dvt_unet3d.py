@@ -13,12 +13,14 @@ blind-spot loss can teach G to remove it: the split is a structure, not a guaran
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,10 @@ class TransformerBlock(nn.Module):
         """[B,N,C] to the same."""
         qkv = self.to_qkv(self.norm_attention(tokens))  # [B,N,3C]
         query, key, value = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value)  # [B,heads,N,C/heads]
+        # [B,heads,N,C/heads] each; on a GPU the faster ways sum a gradient in any order
+        in_order = query.is_cuda and query.requires_grad
+        with sdpa_kernel(SDPBackend.MATH) if in_order else nullcontext():
+            mixed = functional.scaled_dot_product_attention(query, key, value)
         tokens = tokens + self.project(mixed.transpose(1, 2).flatten(2))
         return tokens + self.feed_forward(self.norm_feed_forward(tokens))
 

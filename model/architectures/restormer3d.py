@@ -142,11 +142,11 @@ def _products(query: Tensor, key: Tensor) -> Tensor:
     """Of channels of [B,heads,d,N]: [B,heads,d,d]; of fp16, which ends below such sums, in fp32."""
     if query.dtype != torch.float16:
         return query @ key.transpose(-1, -2)
-    # the library scales before it rounds, and the means do fit
-    left, right = query.flatten(0, 1), key.flatten(0, 1).transpose(-1, -2)
+    # means do fit, and so does every part of one that the library may sum by itself
     num_voxels = query.shape[-1]
-    mean = torch.baddbmm(left.new_zeros(1, 1, 1), left, right, beta=0, alpha=1 / num_voxels)
-    return mean.unflatten(0, query.shape[:2]).float() * num_voxels
+    scale = num_voxels**-0.5
+    mean = (query * scale) @ (key * scale).transpose(-1, -2)
+    return mean.float() * num_voxels
 
 
 class _ChannelProducts(torch.autograd.Function):

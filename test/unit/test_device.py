@@ -53,6 +53,19 @@ def test_bf16_is_taken_where_cpu_and_method_allow_it(
     assert inference_precision(gpu, "fp16", takes_bf16=False) == "fp16"
 
 
+def test_bf16_is_refused_where_a_gpu_has_none(monkeypatch: pytest.MonkeyPatch, cpu: Device) -> None:
+    old = replace(cpu, torch_device=torch.device("cuda", 0), name="Tesla T4")
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(DeviceError, match="--precision bf16: Tesla T4 has none; take fp16"):
+        inference_precision(old, "bf16", takes_bf16=True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
+    assert inference_precision(old, "bf16", takes_bf16=True) == "bf16"
+
+
+def test_a_batch_has_no_more_voxels_than_32_bits_count(cpu: Device) -> None:
+    assert fitting_batch(cpu, 512 * 64 * 64, 1, 16) == 8
+
+
 def test_the_cpu_is_taken_where_it_is_asked_for(cpu: Device) -> None:
     assert cpu.torch_device == torch.device("cpu")
     assert cpu.name == f"CPU, {torch.get_num_threads()} threads"
@@ -103,6 +116,7 @@ def test_a_network_on_the_cpu_is_laid_out_channels_last(cpu: Device) -> None:
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
 )
 def test_a_lack_of_memory_is_recognised(error: BaseException) -> None:
