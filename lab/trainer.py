@@ -184,20 +184,20 @@ class Trainer:
             return self.module(noisy.to(target)).float()
 
     def _loss(self, examples: Sequence[Example], seeds: Sequence[int]) -> Tensor:
-        """Sum of the examples' losses."""
+        """Sum of the losses of examples that are on the device."""
         recipe, target = self.recipe, self.device.torch_device
         noisy = torch.stack([example.noisy for example in examples])  # [B,1,t,h,w]
         if self.step < recipe.warm_up:
-            median = _stacked([example.median for example in examples]).to(target)
+            median = _stacked([example.median for example in examples])
             return per_example((self._predict(noisy) - median).abs()).sum()
         if recipe.objective == "odd_even":
             odd, _ = odd_even_pair(noisy)
             answers = [e.noisy if e.target is None else e.target for e in examples]
             _, even = odd_even_pair(torch.stack(answers))
             # the same number of voxels in each: their mean is the mean of means
-            return len(examples) * odd_even_loss(self._predict(odd), even.to(target))
+            return len(examples) * odd_even_loss(self._predict(odd), even)
         if recipe.objective == "pairs":
-            error = self._predict(noisy) - _stacked([e.target for e in examples]).to(target)
+            error = self._predict(noisy) - _stacked([e.target for e in examples])
             each = per_example(error.abs() if recipe.loss == "l1" else error.square())
             return (each + LEAST_ERROR).log().sum() if recipe.loss == "log" else each.sum()
         masked, hidden = masked_input(examples, seeds, recipe)

@@ -232,9 +232,10 @@ class Denoiser:
         record: StackRecord,
     ) -> LowRankEnsemble:
         """The factors of a recording [T,H,W], denoised where there is a network."""
-        net = place(load_network(self.checkpoint), self.device).eval() if self.checkpoint else None
-        has_spare = self.checkpoint and self.device.is_cuda
-        spare = load_network(self.checkpoint).eval() if self.checkpoint and has_spare else None
+        net = spare = None
+        if self.checkpoint:
+            net = place(load_network(self.checkpoint), self.device).eval()
+            spare = load_network(self.checkpoint).eval() if self.device.is_cuda else None
         with record.timed("decompose"):
             measured = LowRank(frames, config, self.seed, budget=budget)
             found = LowRankEnsemble(measured, budget)

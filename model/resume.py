@@ -64,11 +64,6 @@ def _is_still_right(record: StackRecord, paths: StackPaths, time_limit: float | 
         return False
 
 
-def _has_checkpoint(record: StackRecord, sums: Mapping[str, str | None]) -> bool:
-    method = record.method or ""
-    return method in sums and record.checkpoint_sha256 == sums[method]
-
-
 def finished_before(
     folder: Path,
     stacks: Sequence[StackPaths],
@@ -79,19 +74,20 @@ def finished_before(
     """Records, by source, of the stacks whose results an earlier job left whole in `folder`.
 
     Only those made of the same bytes with the same settings, by a method with the same checkpoint
-    (`checkpoint_sums`; by another method none). What a time limit had shortened
-    counts under the same limit alone.
+    (`checkpoint_sums`; by another method none). What a time limit had shortened counts under the
+    same limit alone.
     """
     known = {field.name for field in fields(StackRecord)}
     earlier: dict[str, StackRecord] = {}
     for entry in _earlier_stacks(folder, settings):
         if isinstance(entry, dict) and isinstance(entry.get("file"), str):
             record = StackRecord(**{key: entry[key] for key in known & entry.keys()})
-            earlier[record.file] = record
+            method = record.method or ""
+            if method in checkpoint_sums and record.checkpoint_sha256 == checkpoint_sums[method]:
+                earlier[record.file] = record
     return {
         paths.source: earlier[str(paths.source)]
         for paths in stacks
         if str(paths.source) in earlier
-        and _has_checkpoint(earlier[str(paths.source)], checkpoint_sums)
         and _is_still_right(earlier[str(paths.source)], paths, time_limit)
     }

@@ -3,7 +3,8 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,14 @@ class Place:
         made = {name for name, moment in after.items() if before.get(name) != moment}
         record = json.loads((self.output / RECORD_NAME).read_text())
         return Outcome(done.stdout, made, record)
+
+    @contextmanager
+    def changed_record(self) -> Iterator[dict[str, Any]]:
+        """What the last job noted, to be changed before the next."""
+        path = self.output / RECORD_NAME
+        record = json.loads(path.read_text())
+        yield record
+        path.write_text(json.dumps(record))
 
 
 @pytest.fixture
@@ -120,20 +129,16 @@ def test_other_settings_make_all_anew_and_say_which(place: Place) -> None:
 
 
 def test_another_version_of_the_program_makes_all_anew(place: Place) -> None:
-    path = place.output / RECORD_NAME
-    record = json.loads(path.read_text())
-    record["settings"]["program"] = "that of last year"
-    path.write_text(json.dumps(record))
+    with place.changed_record() as record:
+        record["settings"]["program"] = "that of last year"
     again = place.run()
     assert again.made == set(NAMES)
     assert "made anew, as program changed" in again.stdout
 
 
 def test_what_another_checkpoint_denoised_is_made_anew(place: Place) -> None:
-    path = place.output / RECORD_NAME
-    record = json.loads(path.read_text())
-    record["stacks"][1]["checkpoint_sha256"] = "of an earlier one"
-    path.write_text(json.dumps(record))
+    with place.changed_record() as record:
+        record["stacks"][1]["checkpoint_sha256"] = "of an earlier one"
     assert place.run().made == {Path(record["stacks"][1]["file"]).name}
 
 
@@ -151,17 +156,16 @@ def test_a_record_that_is_none_makes_all_anew(place: Place, text: str) -> None:
 
 
 def test_a_result_that_failed_is_tried_again(place: Place) -> None:
-    path = place.output / RECORD_NAME
-    record = json.loads(path.read_text())
-    record["stacks"][0] |= {"status": "failed", "error": "out of memory"}
-    path.write_text(json.dumps(record))
+    with place.changed_record() as record:
+        record["stacks"][0] |= {"status": "failed", "error": "out of memory"}
     assert place.run().made == {"a.tif"}
 
 
 def test_what_a_time_limit_shortened_counts_under_that_limit_alone(place: Place) -> None:
-    path = place.output / RECORD_NAME
-    record = json.loads(path.read_text())
-    record["stacks"][0] |= {"shortened": ["adaptation 800 to 20 iterations"], "time_limit": 60.0}
-    path.write_text(json.dumps(record))
+    with place.changed_record() as record:
+        record["stacks"][0] |= {
+            "shortened": ["adaptation 800 to 20 iterations"],
+            "time_limit": 60.0,
+        }
     assert place.run("--time-limit", "60").made == set()
     assert place.run().made == {"a.tif"}

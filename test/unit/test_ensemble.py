@@ -10,7 +10,7 @@ from lab.factors import as_guessed
 from lab.metrics import stsnr
 from lab.noise import noisy_recording
 from lab.parts import wandering
-from lab.simulate import draw_config, simulate
+from lab.simulate import random_movie
 from model import ensemble
 from model.budget import Budget
 from model.config import LowRankConfig
@@ -24,7 +24,7 @@ CONFIG = replace(ONE, other_blocks=(12, 20))
 @pytest.fixture(scope="module")
 def clean() -> np.ndarray:
     rng = np.random.default_rng(3)
-    return simulate(draw_config(rng, (160, 40, 44)), rng).numpy()
+    return random_movie(rng, (160, 40, 44)).numpy()
 
 
 @pytest.fixture(scope="module")

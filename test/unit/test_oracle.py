@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lab import oracle
-from lab.simulate import draw_config, simulate
+from lab.simulate import random_movie
 
 
 def test_the_rest_of_a_movie_is_all_but_the_corner_that_is_kept() -> None:
@@ -21,7 +21,7 @@ def test_a_network_that_was_told_the_answer_is_nearer_to_it(
 ) -> None:
     monkeypatch.setattr(oracle, "DRAWS", 1)
     rng = np.random.default_rng(4)
-    movie = np.rint(simulate(draw_config(rng, (100, 104, 104)), rng).numpy()).astype(np.int16)
+    movie = np.rint(random_movie(rng, (100, 104, 104)).numpy()).astype(np.int16)
     path = tmp_path / "movie.npz"
     np.savez(path, frame_difference=np.diff(movie, axis=0, prepend=np.zeros_like(movie[:1])))
     oracle.main([str(path), "--iterations", "40"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lab import parts
-from lab.simulate import draw_config, simulate
+from lab.simulate import random_movie
 
 
 def test_every_variant_is_scored_and_the_truth_helps(
@@ -15,7 +15,7 @@ def test_every_variant_is_scored_and_the_truth_helps(
     monkeypatch.setattr(parts, "LENGTHS", (100,))
     monkeypatch.setattr(parts, "MOVING_LENGTH", 100)
     rng = np.random.default_rng(4)
-    movie = np.rint(simulate(draw_config(rng, (100, 104, 104)), rng).numpy()).astype(np.int16)
+    movie = np.rint(random_movie(rng, (100, 104, 104)).numpy()).astype(np.int16)
     path = tmp_path / "movie.npz"
     np.savez(path, frame_difference=np.diff(movie, axis=0, prepend=np.zeros_like(movie[:1])))
     parts.main([str(path)])
