@@ -110,6 +110,7 @@ class LowRankConfig:
     spectrum_smoothing: float = 4.0  # frequencies over which a course's spectrum is averaged
     threshold_margin: float = 1.02  # over the greatest component of noise alone,
     threshold_rounds: int = 2  # measured so often, each time with less of the signals in it
+    wider_margin: float = 1.1  # the same for the second look: fewer components, which differ more
     sampled_blocks: int = 12  # on which the spatial blur is chosen
     probe: float = 0.3  # of Stein's estimate, in deviations of the noise
     motion: MotionConfig = field(default_factory=MotionConfig)

@@ -3,8 +3,9 @@
 Cells, dendrites and neuropil each have a place and a course in time; in a small block of tissue a
 handful of such products is all there is beside the noise. Frames are aligned where the brain moves,
 the recording is standardised by its own noise, each block's principal components above the noise
-are kept and shrunk, and their courses are filtered in time. Sees the whole recording at once, which
-no network with windows does.
+are kept and shrunk, and their courses are filtered in time. Components are looked for twice: with
+the blur that suits the recording, and what is wide and faint once more with the widest, in what is
+left. Sees the whole recording at once, which no network with windows does.
 What is left of the noise is in the courses, and most of it in the images of the components and in
 the mean image. They can be handed, as the recording has them, to networks that know what cells do
 and what tissue looks like.
@@ -113,19 +114,54 @@ def standing_out(
     from the block [T,h,w] as it is.
     """
     singular, vectors = principal
-    kept = int((singular > threshold).sum())
-    footprints = vectors[:, :kept]  # [P,K]
-    strength = singular[:kept].numpy()
+    kept = singular > threshold
+    return _components(block, vectors[:, kept], singular[kept], threshold)
+
+
+def _components(
+    block: np.ndarray, footprints: torch.Tensor, strength: torch.Tensor, threshold: float
+) -> Components:
+    """Of orthonormal footprints [P,K], whose singular values [K] are above the threshold."""
     return Components(
         courses=(_flat(block) @ footprints).numpy(),
         footprints=footprints.T.numpy(),
-        shrinkage=np.sqrt(1 - np.square(threshold / strength)),
+        shrinkage=np.sqrt(1 - np.square(threshold / strength.numpy())),
     )
 
 
-def decompose(block: np.ndarray, smoothed: np.ndarray, threshold: float) -> Components:
-    """Components of a standardised block [T,h,w], by those of the same block smoothed."""
-    return standing_out(block, principal_components(_flat(smoothed)), threshold)
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """How components are looked for: blurs in pixels, and what noise alone would reach then."""
+
+    sigma: float  # of the first look
+    threshold: float  # the greatest singular value of noise
+    wider_sigma: float  # of the second, in what the first has left, on top of its own
+    wider_threshold: float  # infinite where there is no second
+
+
+def decompose(block: np.ndarray, smoothed: np.ndarray, looks: Looks) -> Components:
+    """Components of a standardised block [T,h,w], by those of the same block smoothed.
+
+    `smoothed` in time, and in space as for the first look.
+    """
+    found = standing_out(block, principal_components(_flat(smoothed)), looks.threshold)
+    if math.isinf(looks.wider_threshold):
+        return found
+    known = torch.from_numpy(found.footprints.T)  # [P,K]
+    wide = _smooth_in_space(_without(smoothed, known), looks.wider_sigma)
+    singular, vectors = principal_components(_flat(wide))
+    kept = singular > looks.wider_threshold
+    strength, faint = singular[kept], vectors[:, kept]
+    # the blur has mixed a little of what is known into them, or of some made it all there is
+    faint = faint - known @ (known.T @ faint)
+    is_new = torch.linalg.vector_norm(faint, dim=0) > 0.5
+    apart, _ = torch.linalg.qr(faint[:, is_new])
+    more = _components(block, apart, strength[is_new], looks.wider_threshold)
+    return Components(
+        courses=np.concatenate([found.courses, more.courses], axis=1),
+        footprints=np.concatenate([found.footprints, more.footprints]),
+        shrinkage=np.concatenate([found.shrinkage, more.shrinkage]),
+    )
 
 
 def shrunk(found: Components, config: LowRankConfig) -> Factors:
@@ -206,8 +242,7 @@ class _Sample:
         For the differences that the noise was taken from have strong fast signals in them, too.
         """
         singular, vectors = principal
-        flat, signal = _flat(self.smoothed_noise), vectors[:, singular > threshold]
-        rest = (flat - (flat @ signal) @ signal.T).numpy().reshape(self.smoothed_noise.shape)
+        rest = _without(self.smoothed_noise, vectors[:, singular > threshold])
         return float(principal_components(_flat(_smooth_in_space(rest, sigma)))[0][0])
 
     def risk(
@@ -239,6 +274,16 @@ def _principal(samples: list[_Sample], sigma: float) -> list[tuple[torch.Tensor,
     return list(in_parallel(partial(_Sample.principal, sigma=sigma), samples))
 
 
+def _greatest_of_noise(
+    samples: list[_Sample],
+    principal: list[tuple[torch.Tensor, torch.Tensor]],
+    threshold: float,
+    sigma: float,
+) -> float:
+    of_noise = partial(_Sample.greatest_of_noise, threshold=threshold, sigma=sigma)
+    return max(in_parallel(of_noise, samples, principal))
+
+
 def _threshold(
     samples: list[_Sample],
     principal: list[tuple[torch.Tensor, torch.Tensor]],
@@ -248,9 +293,26 @@ def _threshold(
     """The singular value that noise reaches in none of the samples, with a margin."""
     threshold = math.inf
     for _ in range(config.threshold_rounds):
-        of_noise = partial(_Sample.greatest_of_noise, threshold=threshold, sigma=sigma)
-        threshold = config.threshold_margin * max(in_parallel(of_noise, samples, principal))
+        greatest = _greatest_of_noise(samples, principal, threshold, sigma)
+        threshold = config.threshold_margin * greatest
     return threshold
+
+
+def _looks(samples: list[_Sample], sigma: float, config: LowRankConfig) -> Looks:
+    """With a blur in space of `sigma`, and after it with the widest."""
+    principal = _principal(samples, sigma)
+    threshold = _threshold(samples, principal, sigma, config)
+    widest = config.space_sigmas[-1]
+    wider_threshold = math.inf
+    if sigma < widest:
+        greatest = _greatest_of_noise(samples, principal, threshold, widest)
+        wider_threshold = config.wider_margin * greatest
+    return Looks(
+        sigma=sigma,
+        threshold=threshold,
+        wider_sigma=math.sqrt(widest**2 - sigma**2),
+        wider_threshold=wider_threshold,
+    )
 
 
 class LowRank:
@@ -284,7 +346,7 @@ class LowRank:
         if self.motion:
             self.frames = self.motion.undone(frames)
             self.background = measure_background(self.frames)
-        self.space_sigma, self.threshold = self._choose()
+        self.looks = self._choose()
         self.seconds = 0.0  # that it will take from here, if there is a limit to fit into
         if budget and not math.isinf(budget.remaining()):
             self._fit_into(budget)
@@ -304,8 +366,8 @@ class LowRank:
         block = self._standardised(*self.block_at(self.rows.starts[0], self.columns.starts[0]))
 
         def work(_: int) -> Factors:
-            smoothed = _smooth(block, self.space_sigma, self.config)
-            return shrunk(decompose(block, smoothed, self.threshold), self.config)
+            smoothed = _smooth(block, self.looks.sigma, self.config)
+            return shrunk(decompose(block, smoothed, self.looks), self.config)
 
         copies = 2 * torch.get_num_threads()  # a block for every core, twice
         begin = time.perf_counter()
@@ -327,9 +389,7 @@ class LowRank:
         other.config = replace(self.config, block=size)
         other.rows, other.columns = other._axes(self.overlap)
         other._rng = np.random.default_rng(self._seed)
-        samples = other._samples()
-        principal = _principal(samples, self.space_sigma)
-        other.threshold = _threshold(samples, principal, self.space_sigma, other.config)
+        other.looks = _looks(other._samples(), self.looks.sigma, other.config)
         other.factors = {}
         return other
 
@@ -381,12 +441,12 @@ class LowRank:
         smooth = partial(_smooth_in_time, config=self.config)
         return list(zip(probes, in_parallel(smooth, probes), strict=True))
 
-    def _choose(self) -> tuple[float, float]:
-        """Spatial scale of least estimated risk on some blocks, and its threshold of noise."""
+    def _choose(self) -> Looks:
+        """With the spatial scale of least estimated risk on some blocks."""
         config = self.config
         samples = self._samples()
         probes = self._probes(samples)
-        best, least = (config.space_sigmas[0], np.inf), np.inf
+        best, least = config.space_sigmas[0], np.inf
         for sigma in config.space_sigmas:
             principal = _principal(samples, sigma)
             threshold = _threshold(samples, principal, sigma, config)
@@ -394,8 +454,8 @@ class LowRank:
             risk = sum(in_parallel(risk_of, samples, principal, probes)) / len(samples)
             logger.debug("  spatial scale %.1f: estimated risk %.5f", sigma, risk)
             if risk < least:
-                best, least = (sigma, threshold), risk
-        return best
+                best, least = sigma, risk
+        return _looks(samples, best, config)
 
     def each_block(self, work: Callable[[Corner, np.ndarray, Components], Made]) -> Iterator[Made]:
         """What `work` makes of every block's corner, standardised values and components, in order.
@@ -422,14 +482,14 @@ class LowRank:
         columns = self.block_at(row, column)[1]
         block = np.ascontiguousarray(band[:, :, columns])
         seen = np.ascontiguousarray(smoothed[:, :, columns])
-        return work((row, column), block, decompose(block, seen, self.threshold))
+        return work((row, column), block, decompose(block, seen, self.looks))
 
     def _smoothed_part(self, band: np.ndarray, first: int) -> np.ndarray:
         """A block's width of a smoothed band [T,h,W], from column `first` on."""
         end = first + self.config.block
-        halo = math.ceil(TRUNCATE * self.space_sigma) + 1
+        halo = math.ceil(TRUNCATE * self.looks.sigma) + 1
         left = min(first, halo)
-        part = _smooth(band[:, :, first - left : end + halo], self.space_sigma, self.config)
+        part = _smooth(band[:, :, first - left : end + halo], self.looks.sigma, self.config)
         return part[:, :, left : left + min(end, band.shape[2]) - first]
 
     def find(self, denoise_courses: DenoiseCourses | None = None) -> None:
@@ -560,6 +620,12 @@ class LowRank:
 
 def _flat(block: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(block.reshape(len(block), -1))
+
+
+def _without(block: np.ndarray, known: torch.Tensor) -> np.ndarray:
+    """A block [n,h,w] less what it has along orthonormal columns [h*w,K]."""
+    flat = _flat(block)
+    return (flat - (flat @ known) @ known.T).numpy().reshape(block.shape)
 
 
 def _weight(window: torch.Tensor, plan: AxisPlan) -> np.ndarray:

@@ -245,7 +245,7 @@ class Denoiser:
             logger.info("  frames are %.2f pixels off their mean place: aligned", record.motion)
         logger.info(
             "  %d components in %d blocks, spatial scale %g",
-            found.num_components, found.num_blocks, measured.space_sigma,
+            found.num_components, found.num_blocks, measured.looks.sigma,
         )  # fmt: skip
         record.overlap = measured.overlap
         if measured.overlap != config.overlaps[0]:

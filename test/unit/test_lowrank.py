@@ -92,9 +92,69 @@ def test_strong_fast_signals_are_not_taken_for_noise() -> None:
     active = calm + course[:, None, None] * cell
     one_scale = replace(CONFIG, space_sigmas=(0.5,))
     found, alone = LowRank(active, one_scale), LowRank(calm, one_scale)
-    assert found.threshold == pytest.approx(alone.threshold, rel=0.05)
+    assert found.looks.threshold == pytest.approx(alone.looks.threshold, rel=0.05)
     once = LowRank(active, replace(one_scale, threshold_rounds=1))
-    assert once.threshold > 1.5 * alone.threshold
+    assert once.looks.threshold > 1.5 * alone.looks.threshold
+
+
+def looking_twice(frames: np.ndarray, config: LowRankConfig = CONFIG) -> LowRank:
+    """Measured, with the finest blur for the first look, so that there is a second."""
+    measured = LowRank(frames, replace(config, space_sigmas=config.space_sigmas[:1]))
+    samples = measured._samples()  # drawn for one look, as good for two
+    measured.looks = lowrank._looks(samples, config.space_sigmas[0], config)
+    return measured
+
+
+def test_what_is_wide_and_faint_is_found_at_the_second_look() -> None:
+    rows, columns = np.mgrid[:40, :36]
+    wide = np.exp(-(np.square(rows - 20) + np.square(columns - 18)) / (2 * 7.0**2))
+    change = (
+        6 * np.sin(np.arange(400) / 40)[:, None, None] * wide
+    )  # the noise has a deviation of 100
+    frames = noisy(200 + change)
+    config = replace(CONFIG, block=24, space_sigmas=(0.5, 1.4))
+    once = found_in(frames, replace(config, space_sigmas=(0.5,)))
+    assert once.num_components == 0
+    twice = looking_twice(frames, config)
+    twice.find()
+    assert twice.num_components == len(twice.factors)
+    result = np.concatenate(list(twice.render()))
+    error = result - result.mean(0) - (change - change.mean(0))
+    assert np.square(error).sum() < 0.7 * np.square(change - change.mean(0)).sum()
+
+
+def test_components_of_both_looks_are_orthonormal_together() -> None:
+    found = looking_twice(noisy(cells()), replace(CONFIG, space_sigmas=(0.5, 1.4)))
+
+    def of_block(corner: lowrank.Corner, block: np.ndarray, seen: lowrank.Components) -> int:
+        count = len(seen.footprints)
+        assert seen.courses.shape == (200, count)
+        assert seen.shrinkage.shape == (count,)
+        np.testing.assert_allclose(seen.footprints @ seen.footprints.T, np.eye(count), atol=1e-4)
+        return count
+
+    assert max(found.each_block(of_block)) > 1
+
+
+def test_where_all_is_known_the_second_look_adds_nothing() -> None:
+    block = np.random.default_rng(0).normal(size=(40, 4, 4)).astype(np.float32)
+    looks = lowrank.Looks(sigma=0.0, threshold=0.0, wider_sigma=1.0, wider_threshold=0.0)
+    found = lowrank.decompose(block, block, looks)
+    assert len(found.footprints) == 16
+    product = (found.courses @ found.footprints).reshape(block.shape)
+    np.testing.assert_allclose(product, block, atol=1e-4)
+
+
+def test_noise_alone_gives_no_component_at_the_second_look_either() -> None:
+    found = looking_twice(noisy(np.full((200, 80, 80), 200.0)))
+    assert math.isfinite(found.looks.wider_threshold)
+    found.find()
+    assert found.num_components <= 1
+
+
+def test_with_the_widest_blur_one_look_is_all() -> None:
+    looks = LowRank(noisy(cells(64)), replace(CONFIG, space_sigmas=(1.0,))).looks
+    assert math.isinf(looks.wider_threshold)
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
