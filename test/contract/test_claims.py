@@ -61,7 +61,7 @@ def trace_correlation(clean: np.ndarray, movie: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-def test_a_restormer_that_saw_one_noisy_stack_denoises_it(clean: np.ndarray) -> None:  # C24, C25
+def test_a_restormer_that_saw_one_noisy_stack_denoises_it(clean: np.ndarray) -> None:
     """A small one, from scratch. The score alone would do for a still image; the courses do not."""
     rng = np.random.default_rng(1)
     noisy = (rng.poisson(clean) + rng.normal(size=SHAPE)).astype(np.float32)
@@ -106,13 +106,13 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     return Sample(clean, tifffile.imread(noisy).astype(np.float64), tmp_path_factory.mktemp("out"))
 
 
-def test_the_plain_unets_residual_shows_nothing_of_the_scene(sample: Sample) -> None:  # C22
+def test_the_plain_unets_residual_shows_nothing_of_the_scene(sample: Sample) -> None:
     residual = sample.noisy - sample.denoised("unet3d")
     assert abs(np.corrcoef(residual.ravel(), sample.clean.ravel())[0, 1]) < 0.1
 
 
 @pytest.mark.parametrize("method", ["unet3d", "unet_att", "niddl", "niddl_unet"])
 def test_a_shipped_checkpoint_is_better_than_the_recording(sample: Sample, method: str) -> None:
-    """C18, of which only the order can be tested, and likewise for the others."""
+    """Of the published scores only the order can be tested."""
     noisy = stsnr(sample.clean, sample.noisy).stsnr
     assert stsnr(sample.clean, sample.denoised(method)).stsnr > noisy + 6

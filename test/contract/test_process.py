@@ -222,7 +222,7 @@ UNPRINTABLE = os.fsdecode(b"caf\xe9.tif")  # a name from an old machine, not UTF
 PLAIN: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     **{
         f"{dtype}.tif": (movie(dtype=dtype), {})
-        for dtype in ("uint8", "uint16", "int16", "int32", "float32", "float64")  # C6
+        for dtype in ("uint8", "uint16", "int16", "int32", "float32", "float64")
     },
     "big_endian.tif": (movie(), {"byteorder": ">"}),
     "single_frame.tif": (movie((24, 20)), {}),

@@ -23,7 +23,7 @@ percents = st.floats(0, 100)
 @given(frames=narrow_integers, low=percents, high=percents)
 def test_histogram_percentiles_equal_those_of_numpy(
     frames: np.ndarray, low: float, high: float
-) -> None:  # C3
+) -> None:
     scale = fit_scale(frames, low, high)
     expected = np.percentile(frames.astype(np.float64), [low, high])
     if expected[0] == expected[1]:  # no contrast between them: the whole range instead

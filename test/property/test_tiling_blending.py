@@ -76,7 +76,7 @@ def random_stack(shape: Sides) -> np.ndarray:
 @pytest.mark.parametrize("added", [0.0, 1.0])
 def test_a_network_that_adds_a_number_adds_it_everywhere_once(
     shape: Sides, size: Sides, overlap: float, added: float
-) -> None:  # C4, C5
+) -> None:
     stack = random_stack(shape)
     result = blended(stack, grid_over(shape, size, overlap), lambda window: window + added)
     assert result.shape == shape

@@ -436,7 +436,7 @@ def test_a_single_frame_which_nobody_can_judge_keeps_the_checkpoint() -> None:
     assert all(map(torch.equal, weights(net), before))
 
 
-def test_no_clean_stack_can_be_handed_to_an_adaptation() -> None:  # C24
+def test_no_clean_stack_can_be_handed_to_an_adaptation() -> None:
     assert set(inspect.signature(adapt).parameters) == {
         "net", "frames", "scale", "stages", "config", "device", "budget", "seed", "micro_batch",
         "is_pretrained",

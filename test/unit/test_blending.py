@@ -34,26 +34,26 @@ def one_constant_per_window(time: AxisPlan, constants: list[float]) -> Tensor:
     return torch.cat(finished).flatten()
 
 
-def test_hann_weights_are_the_published_ones() -> None:  # C4
+def test_hann_weights_are_the_published_ones() -> None:
     expected = torch.tensor([0.146447, 0.853553, 0.853553, 0.146447])
     torch.testing.assert_close(hann_window(4), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("size", [2, 4, 16, 32])
-def test_hann_windows_at_half_overlap_sum_to_one_inside(size: int) -> None:  # C4
+def test_hann_windows_at_half_overlap_sum_to_one_inside(size: int) -> None:
     plan = plan_axis(8 * size, size, 0.5, pad=True)
     total = accumulated_weight(hann_window(size), plan)
     inside = total[size // 2 : -(size // 2)]  # the stack itself; the rest is padding
     torch.testing.assert_close(inside, torch.ones(8 * size), atol=1e-6, rtol=0)
 
 
-def test_gaussian_weights_are_the_published_ones() -> None:  # C5
+def test_gaussian_weights_are_the_published_ones() -> None:
     half = [0.002187, 0.043937, 0.324652, 0.882497]
     expected = torch.tensor(half + half[::-1])
     torch.testing.assert_close(gaussian_window(8), expected, atol=1e-6, rtol=0)
 
 
-def test_gaussian_weights_stop_falling_at_the_floor() -> None:  # C5
+def test_gaussian_weights_stop_falling_at_the_floor() -> None:
     weights = gaussian_window(64)
     torch.testing.assert_close(weights[0], 1e-3 * weights.max())
     assert bool((weights >= weights[0]).all())
@@ -108,7 +108,7 @@ def test_returned_frames_do_not_change_later() -> None:
     assert torch.equal(first, before)
 
 
-def test_windows_of_different_brightness_leave_no_step_at_their_borders() -> None:  # C4
+def test_windows_of_different_brightness_leave_no_step_at_their_borders() -> None:
     size = 32
     time = plan_axis(320, size, 0.5, pad=True)
     constants = [float(k % 2) for k in range(time.num_windows)]  # as different as can be

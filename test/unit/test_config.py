@@ -41,13 +41,13 @@ def test_a_wrong_setting_is_named(argv: list[str], env: dict[str, str], message:
         RunConfig.parse(argv, env)
 
 
-def test_restormer3d_adapts_800_iterations_at_1e_4() -> None:  # C2
+def test_restormer3d_adapts_800_iterations_at_1e_4() -> None:
     (stage,) = METHODS["restormer3d"].stages
     assert (stage.kind, stage.steps, stage.learning_rate) == ("blindspot", 800, 1e-4)
     assert stage.final_learning_rate is None
 
 
-def test_without_a_checkpoint_it_learns_400_and_4000_iterations() -> None:  # C7
+def test_without_a_checkpoint_it_learns_400_and_4000_iterations() -> None:
     stages = METHODS["restormer3d"].scratch_stages
     assert [(stage.kind, stage.steps) for stage in stages] == [
         ("warm_up", 400),
@@ -55,17 +55,17 @@ def test_without_a_checkpoint_it_learns_400_and_4000_iterations() -> None:  # C7
     ]
 
 
-def test_restormer3d_normalises_by_the_published_percentiles() -> None:  # C3
+def test_restormer3d_normalises_by_the_published_percentiles() -> None:
     normalise = METHODS["restormer3d"].normalise
     assert (normalise.low_percentile, normalise.high_percentile) == (0.5, 99.5)
 
 
-def test_the_plain_unet_scales_by_the_3rd_and_97th_percentile() -> None:  # C22
+def test_the_plain_unet_scales_by_the_3rd_and_97th_percentile() -> None:
     percentiles = METHODS["unet3d"].normalise
     assert (percentiles.low_percentile, percentiles.high_percentile) == (3.0, 97.0)
 
 
-def test_the_dvt_unet_learns_every_stack_from_scratch() -> None:  # C7
+def test_the_dvt_unet_learns_every_stack_from_scratch() -> None:
     method = METHODS["dvt_unet3d"]
     assert method.checkpoint == "never"
     stages = [(stage.kind, stage.steps) for stage in method.scratch_stages]

@@ -112,7 +112,7 @@ def test_every_configuration_has_the_parameters_of_the_specification(
     assert num_parameters(DvtUNet3D(config)) == expected
 
 
-def test_every_part_has_the_parameters_of_the_specification() -> None:  # C9
+def test_every_part_has_the_parameters_of_the_specification() -> None:
     net = DvtUNet3D(DvtUNet3DConfig())
     bottleneck = net.bottleneck
     parts = {
@@ -145,7 +145,7 @@ def test_every_part_has_the_parameters_of_the_specification() -> None:  # C9
     }
 
 
-def test_the_bottleneck_is_a_field_three_layers_and_one_block_a_quarter_of_the_size() -> None:  # C9
+def test_the_bottleneck_is_a_field_three_layers_and_one_block_a_quarter_of_the_size() -> None:
     net = DvtUNet3D(DvtUNet3DConfig())
     assert net.stride == (4, 4, 4)  # two halvings
     assert net.bottleneck.artifact.shape == (1, 128, 1, 16, 16)
@@ -167,7 +167,7 @@ def test_the_output_is_what_a_plain_computation_gives(net: DvtUNet3D, noisy: Ten
 
 
 def test_with_a_zero_last_layer_the_output_is_the_input(net: DvtUNet3D, noisy: Tensor) -> None:
-    """C8: the network's own result is the noise, which is subtracted."""
+    """The network's own result is the noise, which is subtracted."""
     nn.init.zeros_(net.out.weight)
     nn.init.zeros_(net.out.bias)
     assert torch.equal(net(noisy), noisy)
@@ -176,7 +176,7 @@ def test_with_a_zero_last_layer_the_output_is_the_input(net: DvtUNet3D, noisy: T
 
 
 @pytest.mark.parametrize("config", [TINY, replace(TINY, artifact="time_varying", positions="full")])
-def test_gradients_reach_field_residual_positions_and_block(config: DvtUNet3DConfig) -> None:  # C9
+def test_gradients_reach_field_residual_positions_and_block(config: DvtUNet3DConfig) -> None:
     torch.manual_seed(0)
     net = DvtUNet3D(config)
     net(torch.randn(1, 1, *config.window)).square().mean().backward()
@@ -185,7 +185,7 @@ def test_gradients_reach_field_residual_positions_and_block(config: DvtUNet3DCon
         assert parameter.grad.abs().max() > 1e-7, name
 
 
-def test_the_terms_add_up_to_the_features(net: DvtUNet3D, noisy: Tensor) -> None:  # C9
+def test_the_terms_add_up_to_the_features(net: DvtUNet3D, noisy: Tensor) -> None:
     terms = net(noisy, return_terms=True)
     assert isinstance(terms, Decomposition)
     assert all(getattr(terms, name).shape == (2, 32, 2, 4, 4) for name in TERMS)
@@ -201,7 +201,7 @@ def test_the_artifact_knows_nothing_of_the_input(net: DvtUNet3D, noisy: Tensor) 
 
 
 def test_the_artifact_is_static_in_time_unless_asked(noisy: Tensor) -> None:
-    """OPEN-14: a sensor's pattern does not change."""
+    """A sensor's pattern does not change."""
     for artifact, is_static in (("static", True), ("time_varying", False)):
         g = DvtUNet3D(replace(TINY, artifact=artifact))(noisy, return_terms=True).g
         assert torch.equal(g[:, :, 0], g[:, :, 1]) is is_static

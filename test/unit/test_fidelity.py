@@ -30,7 +30,7 @@ def test_chance_hardly_ever_looks_like_a_beat(length: int, period: int) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_windows_that_are_not_blended_are_found(axis: int) -> None:
-    """Claim C4: every window has an error of its own, so the error jumps where they meet."""
+    """Every window has an error of its own, so the error jumps where they meet."""
     clean = np.zeros((200, 128, 128))
     size = 32
     steps = np.resize(np.repeat([-5.0, 5.0], size), clean.shape[axis])

@@ -282,12 +282,12 @@ def seam_strength(overlap: float, period: int) -> float:
 
 
 @pytest.mark.parametrize("period", [32, 16])
-def test_blended_windows_leave_no_rhythm_in_time(period: int) -> None:  # C4
+def test_blended_windows_leave_no_rhythm_in_time(period: int) -> None:
     assert seam_strength(PUBLISHED.largest_overlap, period) < 2
 
 
 @pytest.mark.parametrize("period", [32, 16])
-def test_windows_side_by_side_would_leave_a_rhythm_in_time(period: int) -> None:  # C4
+def test_windows_side_by_side_would_leave_a_rhythm_in_time(period: int) -> None:
     assert seam_strength(0.0, period) > 5
 
 

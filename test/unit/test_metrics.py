@@ -244,7 +244,7 @@ def test_a_result_that_is_not_finite_is_not_judged() -> None:
         judge(SCENE, SCENE, broken)
 
 
-def test_psnr_and_nrmse_of_any_results_are_one_figure() -> None:  # C18
+def test_psnr_and_nrmse_of_any_results_are_one_figure() -> None:
     """NRMSE 10^(PSNR/20) is MAX over the clean stack's root mean square, whatever the result."""
     rng = np.random.default_rng(0)
     clean = rng.uniform(100, 5000, (1, 32, 32))

@@ -104,7 +104,7 @@ def test_every_configuration_has_the_parameters_of_the_specification(
 
 @pytest.mark.parametrize(("arch", "megabytes"), [("unet_fixed", 3.77), ("hourglass_wres", 3.66)])
 def test_weights_and_two_adam_slots_fill_the_published_files(arch: str, megabytes: float) -> None:
-    """C11: 12 bytes a parameter."""
+    """12 bytes a parameter."""
     net = Niddl(NiddlConfig(arch=arch))
     assert 12 * num_parameters(net) == pytest.approx(megabytes * 1e6, rel=0.005)
 
@@ -113,14 +113,14 @@ def test_the_vanilla_unet_has_14908225_parameters() -> None:
     assert num_parameters(VanillaUNet()) == 14_908_225
 
 
-def test_both_are_more_than_20_times_smaller_than_the_vanilla_unet() -> None:  # C12
+def test_both_are_more_than_20_times_smaller_than_the_vanilla_unet() -> None:
     vanilla = num_parameters(VanillaUNet())
     assert vanilla / num_parameters(UNetFixed(1, 1, 32)) == pytest.approx(47.3, abs=0.1)
     assert vanilla / num_parameters(HourglassWres(1, 1, 32)) > 20
 
 
 def test_a_plane_costs_what_the_specification_says() -> None:
-    """C12: over 3 times less than the vanilla U-Net, which the hourglass misses by 2 %."""
+    """Over 3 times less than the vanilla U-Net, which the hourglass misses by 2 %."""
     unet, hourglass, vanilla = (
         gflop_at_512(net) for net in (UNetFixed(1, 1, 32), HourglassWres(1, 1, 32), VanillaUNet())
     )
@@ -209,7 +209,7 @@ def test_samples_of_a_batch_do_not_influence_each_other(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_last_layer_is_linear(arch: str) -> None:
-    """OPEN-17: results below zero are possible."""
+    """Results below zero are possible."""
     net = tiny(arch)
     nn.init.constant_(net.planes.out.bias, -10.0)
     assert (net(torch.rand(1, 1, 2, 16, 16)) < 0).all()

@@ -20,7 +20,7 @@ def random_stack(dtype: str, shape: tuple[int, int, int] = (7, 11, 13)) -> np.nd
     [(0.5, 99.5, (4.995, 994.005)), (3, 97, (29.97, 969.03)), (0, 100, (0, 999))],
 )
 @pytest.mark.parametrize("dtype", ["<i2", "<i4", "<f8"])
-def test_percentiles_of_0_to_999_are_the_published_ones(  # C3
+def test_percentiles_of_0_to_999_are_the_published_ones(
     dtype: str, low: float, high: float, expected: tuple[float, float]
 ) -> None:
     frames = np.arange(1000).reshape(10, 10, 10).astype(dtype)

@@ -40,13 +40,13 @@ def features(request: pytest.FixtureRequest) -> torch.Tensor:
     return x
 
 
-def test_the_published_configuration_has_3636502_parameters_and_163_tensors() -> None:  # C1
+def test_the_published_configuration_has_3636502_parameters_and_163_tensors() -> None:
     net = Restormer3D(Restormer3DConfig())
     assert num_parameters(net) == 3_636_502
     assert len(net.state_dict()) == 163
 
 
-def test_no_convolution_has_a_bias() -> None:  # C1
+def test_no_convolution_has_a_bias() -> None:
     convolutions = [m for m in Restormer3D(Restormer3DConfig()).modules() if hasattr(m, "padding")]
     assert len(convolutions) > 50
     assert all(convolution.bias is None for convolution in convolutions)
@@ -55,9 +55,9 @@ def test_no_convolution_has_a_bias() -> None:  # C1
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"norm": "with_bias"}, 3_640_214),  # OPEN-2
-        ({"residual": True}, 3_636_502),  # OPEN-3
-        ({"down_factor": (2, 2, 2), "down_kernel": (1, 1, 1)}, 3_717_142),  # OPEN-1, variant B
+        ({"norm": "with_bias"}, 3_640_214),
+        ({"residual": True}, 3_636_502),
+        ({"down_factor": (2, 2, 2), "down_kernel": (1, 1, 1)}, 3_717_142),  # and time
         ({"down_kernel": (1, 1, 1)}, 3_550_486),
         ({"down_kernel": (3, 3, 3), "up_kernel": (3, 3, 3)}, 8_302_870),
     ],

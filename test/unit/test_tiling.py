@@ -4,7 +4,7 @@ import pytest
 from model.tiling import mirror_index, plan_axis, tile_starts
 
 
-def test_a_side_of_490_takes_15_windows_of_64() -> None:  # C5
+def test_a_side_of_490_takes_15_windows_of_64() -> None:
     starts = tile_starts(490, 64, 32)
     assert len(starts) == 15
     assert starts[:2] == [0, 32]
@@ -41,17 +41,17 @@ def test_mirrored_positions_equal_numpy_even_beyond_the_length(
     assert mirror_index(length, before, after) == expected.tolist()
 
 
-def test_time_is_padded_by_half_a_window_at_both_ends() -> None:  # C4
+def test_time_is_padded_by_half_a_window_at_both_ends() -> None:
     plan = plan_axis(70, 32, 0.5, pad=True)
     assert (plan.pad_before, plan.pad_after, plan.padded_length) == (16, 16, 102)
     assert plan.starts == (0, 16, 32, 48, 64, 70)
 
 
-def test_1500_frames_take_95_windows_of_32() -> None:  # C4
+def test_1500_frames_take_95_windows_of_32() -> None:
     assert plan_axis(1500, 32, 0.5, pad=True).num_windows == 95
 
 
-def test_space_is_not_padded_where_a_window_fits() -> None:  # C5
+def test_space_is_not_padded_where_a_window_fits() -> None:
     plan = plan_axis(490, 64, 0.5, pad=False)
     assert (plan.pad_before, plan.pad_after) == (0, 0)
     assert plan.source_index == list(range(490))

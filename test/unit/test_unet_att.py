@@ -63,7 +63,7 @@ def variant(request: pytest.FixtureRequest) -> str:
         ("without_da", 439_488, 795_232, 381_046, 1_615_783),
     ],
 )
-def test_every_variant_has_the_published_number_of_parameters(  # C19
+def test_every_variant_has_the_published_number_of_parameters(
     variant: str, encoder: int, decoder: int, gates: int, total: int
 ) -> None:
     net = UNetAtt(UNetAttConfig(variant=variant))
@@ -206,7 +206,7 @@ PUBLISHED: dict[str, Callable[[Weights, Tensor], list[Tensor]]] = {
 
 
 @torch.no_grad()
-def test_the_network_equals_the_published_node_table_written_out(variant: str) -> None:  # C19
+def test_the_network_equals_the_published_node_table_written_out(variant: str) -> None:
     net, noisy = lively(variant), noise(*BIG_ENOUGH, batch=2, dtype=torch.float64)
     weights = net.state_dict()
     depths = PUBLISHED[variant](weights, noisy)
@@ -220,7 +220,7 @@ def test_the_network_equals_the_published_node_table_written_out(variant: str) -
 
 @torch.no_grad()
 @pytest.mark.parametrize("variant", ["unet_att", "unet_pp", "without_da"])
-def test_the_outputs_of_the_three_depths_share_one_convolution_and_are_averaged(  # C20
+def test_the_outputs_of_the_three_depths_share_one_convolution_and_are_averaged(
     variant: str,
 ) -> None:
     net = lively(variant)
