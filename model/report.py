@@ -1,11 +1,15 @@
 """The run's record `denoising.json`: what was done to every stack, with what, and how long it took.
 
 Rewritten after every stack, so that a job that is stopped leaves the record of what it finished.
+What other jobs tell of their results in the same folder is kept, whether they came before or are
+under way at the same time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +19,7 @@ from typing import Any
 
 RECORD_NAME = "denoising.json"
 MAX_CURVE_POINTS = 200
+LOCK_ATTEMPTS = 20  # a twentieth of a second apart
 
 
 @dataclass(kw_only=True)
@@ -87,18 +92,68 @@ class JobRecord:
     settings: dict[str, Any] = field(default_factory=dict)
     stopped_by: str | None = None  # a signal, where one ended the job
     stacks: list[StackRecord] = field(default_factory=list)
+    # Records like this one, without this field, of jobs with other results in the same folder.
+    other_jobs: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """Replace the record in a folder, whole or not at all."""
         temporary = folder / f".{RECORD_NAME}.tmp"
-        text = json.dumps(asdict(self), indent=1) + "\n"
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(folder / RECORD_NAME)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        with _alone_in(folder):
+            self.other_jobs = self._others_in(folder)
+            text = json.dumps(asdict(self), indent=1) + "\n"
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(folder / RECORD_NAME)
+            except OSError:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
+
+    def _others_in(self, folder: Path) -> list[dict[str, Any]]:
+        """What the folder's record tells of results, or failures, that this job did not touch."""
+        files = {stack.file for stack in self.stacks}
+        results = {stack.result for stack in self.stacks if stack.result}
+
+        def is_still_true(stack: dict[str, Any]) -> bool:
+            file, result = stack["file"], stack["result"]
+            return file not in files and result not in results and Path(result or file).exists()
+
+        others = []
+        with suppress(*UNREADABLE):
+            for job in read_jobs(folder):
+                stacks = [stack for stack in job["stacks"] if is_still_true(stack)]
+                if stacks:
+                    others.append({**job, "stacks": stacks})
+        return others
+
+
+UNREADABLE = OSError, ValueError, KeyError, TypeError, AttributeError  # ends reading no record
+
+
+def read_jobs(folder: Path) -> list[dict[str, Any]]:
+    """The jobs of a folder's record, the last to write first; one of `UNREADABLE` if it is none."""
+    record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+    others = record.pop("other_jobs", [])
+    return [record, *others]
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """While no other job writes its record there, unless one hangs."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        for _ in range(LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:  # a file system without locks
+                break
+            else:
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def thinned(values: list[float]) -> list[float]:

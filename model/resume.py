@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from model.report import RECORD_NAME, StackRecord
+from model.report import RECORD_NAME, UNREADABLE, StackRecord, read_jobs
 from model.stack_io import StackPaths
 
 logger = logging.getLogger(__name__)
@@ -30,23 +29,33 @@ def code_sum(folder: Path = Path(__file__).parent) -> str:
     return total.hexdigest()
 
 
-def _earlier_stacks(folder: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The stacks of the folder's record; none where it is no record, or one of other settings."""
+def _earlier_stacks(
+    folder: Path, files: Set[str], settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What the folder's record tells of these files; none where it is no record.
+
+    Nor of what was made with other settings.
+    """
+    stacks: list[dict[str, Any]] = []
+    changed: set[str] = set()
     try:
-        record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
-        stacks: list[dict[str, Any]] = list(record["stacks"])
-        earlier = dict(record["settings"])
+        for job in read_jobs(folder):
+            known = [stack for stack in job["stacks"] if stack["file"] in files]
+            earlier = job["settings"]
+            other = {name for name, value in settings.items() if earlier.get(name) != value}
+            if not other:
+                stacks += known
+            elif known:
+                changed |= other
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError):
+    except UNREADABLE:
         logger.warning("%s cannot be read: everything is made anew", folder / RECORD_NAME)
         return []
-    changed = [name for name, value in settings.items() if earlier.get(name) != value]
     if changed:
         logger.info(
             "results of an earlier job are made anew, as %s changed", ", ".join(sorted(changed))
         )
-        return []
     return stacks
 
 
@@ -79,12 +88,12 @@ def finished_before(
     """
     known = {field.name for field in fields(StackRecord)}
     earlier: dict[str, StackRecord] = {}
-    for entry in _earlier_stacks(folder, settings):
-        if isinstance(entry, dict) and isinstance(entry.get("file"), str):
-            record = StackRecord(**{key: entry[key] for key in known & entry.keys()})
-            method = record.method or ""
-            if method in checkpoint_sums and record.checkpoint_sha256 == checkpoint_sums[method]:
-                earlier[record.file] = record
+    files = {str(paths.source) for paths in stacks}
+    for entry in _earlier_stacks(folder, files, settings):
+        record = StackRecord(**{key: entry[key] for key in known & entry.keys()})
+        method = record.method or ""
+        if method in checkpoint_sums and record.checkpoint_sha256 == checkpoint_sums[method]:
+            earlier[record.file] = record
     return {
         paths.source: earlier[str(paths.source)]
         for paths in stacks

@@ -722,6 +722,7 @@ def test_the_record_tells_all_that_was_promised_of_the_job(
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "checkpoint_provenance": {"commit": "none"},
         "stopped_by": None,
+        "other_jobs": [],
     }
 
 

@@ -42,12 +42,15 @@ class Place:
     def output(self) -> Path:
         return self.folder / "out"
 
-    def run(self, *flags: str) -> Outcome:
-        before = {path.name: path.stat().st_mtime_ns for path in self.output.glob("*.tif")}
-        command = [
-            sys.executable, str(PROGRAM), "--input-dir", str(self.folder / "in"), "--output-dir",
+    def command(self, source: str, *flags: str) -> list[str]:
+        return [
+            sys.executable, str(PROGRAM), "--input-dir", str(self.folder / source), "--output-dir",
             str(self.output), "--method", "lowrank", "--device", "cpu", *flags,
         ]  # fmt: skip
+
+    def run(self, *flags: str, source: str = "in") -> Outcome:
+        before = {path.name: path.stat().st_mtime_ns for path in self.output.glob("*.tif")}
+        command = self.command(source, *flags)
         done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
         after = {path.name: path.stat().st_mtime_ns for path in self.output.glob("*.tif")}
@@ -145,6 +148,30 @@ def test_what_another_checkpoint_denoised_is_made_anew(place: Place) -> None:
 def test_a_new_recording_is_all_that_is_done(place: Place) -> None:
     write(place.folder / "in" / "c.tif", seed=3)
     assert place.run().made == {"c.tif"}
+
+
+def test_what_other_recordings_left_in_the_folder_is_still_known(place: Place) -> None:
+    (place.folder / "later").mkdir()
+    write(place.folder / "later" / "c.tif", seed=3)
+    later = place.run("--seed", "1", source="later")
+    assert later.made == {"c.tif"}
+    assert "made anew" not in later.stdout
+    assert [len(job["stacks"]) for job in later.record["other_jobs"]] == [2]
+    assert place.run().made == set()
+    assert place.run("--seed", "1", source="later").made == set()
+
+
+def test_two_jobs_at_once_forget_nothing_of_each_other(place: Place) -> None:
+    folders = ("one", "two")
+    for number, folder in enumerate(folders):
+        (place.folder / folder).mkdir()
+        for seed in range(3):
+            write(place.folder / folder / f"{folder}{seed}.tif", seed=10 * number + seed)
+    jobs = [
+        subprocess.Popen(place.command(folder), stdout=subprocess.DEVNULL) for folder in folders
+    ]
+    assert [job.wait(timeout=240) for job in jobs] == [0, 0]
+    assert [place.run(source=folder).made for folder in ("in", *folders)] == [set()] * 3
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"stacks": 3, "settings": {}}', "{"])

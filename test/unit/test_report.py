@@ -1,13 +1,22 @@
 """The run's record: complete at any moment, small, and readable by any program."""
 
+import fcntl
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model.report import MAX_CURVE_POINTS, RECORD_NAME, JobRecord, StackRecord, thinned
+from model.report import (
+    MAX_CURVE_POINTS,
+    RECORD_NAME,
+    JobRecord,
+    StackRecord,
+    read_jobs,
+    thinned,
+)
 
 
 def job(**changes: Any) -> JobRecord:
@@ -66,6 +75,77 @@ def test_writing_again_replaces_the_record_and_leaves_nothing_else(tmp_path: Pat
     job(seed=2).write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [RECORD_NAME]
     assert json.loads((tmp_path / RECORD_NAME).read_text())["seed"] == 2
+
+
+def jobs_in(folder: Path) -> list[tuple[int, list[str]]]:
+    """Seeds, which tell the jobs of a record apart here, and names of stacks."""
+    return [(job["seed"], [s["file"] for s in job["stacks"]]) for job in read_jobs(folder)]
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> dict[str, StackRecord]:
+    """Three stacks whose results are there."""
+    for name in "abc":
+        (tmp_path / name).touch()
+    return {
+        name: StackRecord(file=f"in/{name}", status="denoised", result=str(tmp_path / name))
+        for name in "abc"
+    }
+
+
+def test_jobs_of_one_folder_keep_what_the_others_tell(
+    tmp_path: Path, finished: dict[str, StackRecord]
+) -> None:
+    first, second = job(seed=1, stacks=[finished["a"]]), job(seed=2, stacks=[finished["b"]])
+    first.write(tmp_path)
+    second.write(tmp_path)
+    assert jobs_in(tmp_path) == [(2, ["in/b"]), (1, ["in/a"])]
+    first.stacks.append(finished["c"])  # it was not finished when the second began
+    first.write(tmp_path)
+    assert jobs_in(tmp_path) == [(1, ["in/a", "in/c"]), (2, ["in/b"])]
+    job(seed=3).write(tmp_path)
+    assert jobs_in(tmp_path) == [(3, []), (1, ["in/a", "in/c"]), (2, ["in/b"])]
+
+
+def test_what_was_made_anew_or_is_gone_is_not_kept(
+    tmp_path: Path, finished: dict[str, StackRecord]
+) -> None:
+    job(seed=1, stacks=list(finished.values())).write(tmp_path)
+    elsewhere = StackRecord(file="other/b", status="denoised", result=finished["b"].result)
+    (tmp_path / "c").unlink()
+    job(seed=2, stacks=[finished["a"], elsewhere]).write(tmp_path)
+    assert jobs_in(tmp_path) == [(2, ["in/a", "other/b"])]
+
+
+def test_a_failure_is_kept_while_its_recording_is_there(tmp_path: Path) -> None:
+    recording = tmp_path / "a.tif"
+    recording.touch()
+    output = tmp_path / "out"
+    output.mkdir()
+    job(seed=1, stacks=[StackRecord(file=str(recording), error="cut off")]).write(output)
+    second = job(seed=2, stacks=[StackRecord(file="b.tif", error="empty")])
+    second.write(output)
+    assert jobs_in(output) == [(2, ["b.tif"]), (1, [str(recording)])]
+    recording.unlink()
+    second.write(output)
+    assert jobs_in(output) == [(2, ["b.tif"])]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"stacks": 3}', '{"stacks": [3]}'])
+def test_what_is_no_record_is_replaced(tmp_path: Path, text: str) -> None:
+    (tmp_path / RECORD_NAME).write_text(text)
+    job(seed=1).write(tmp_path)
+    assert jobs_in(tmp_path) == [(1, [])]
+
+
+def test_a_job_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    begin = time.monotonic()
+    job(seed=1).write(tmp_path)
+    assert 0.5 < time.monotonic() - begin < 10
+    os.close(descriptor)
+    assert jobs_in(tmp_path) == [(1, [])]
 
 
 def test_a_name_that_is_not_utf_8_can_be_recorded(tmp_path: Path) -> None:
