@@ -21,7 +21,7 @@ from lab.recordings import (
     shuffled,
 )
 from model.normalise import IntensityScale
-from model.patches import cut_patch
+from model.patches import cut_patch, mirrored, own_sides
 from model.stack import StackError
 from model.stack_io import find_stacks, peek_shape, read_stack
 
@@ -41,12 +41,14 @@ class PairRecording:
             int(rng.integers(max(1, length - side + 1)))
             for length, side in zip(self.noisy.shape, patch, strict=True)
         )
+        own = own_sides(self.noisy.shape, patch)
         turn, is_flipped = draw_orientation(patch, rng)
 
         def cut(frames: np.ndarray) -> Tensor:
-            values = np.rot90(self.scale.apply(cut_patch(frames, (t, h, w), patch)), turn, (1, 2))
-            values = values[:, :, ::-1] if is_flipped else values
-            return torch.from_numpy(np.ascontiguousarray(values))[None]
+            values = torch.from_numpy(self.scale.apply(cut_patch(frames, (t, h, w), own)))
+            values = mirrored(values, patch).rot90(turn, (1, 2))
+            values = values.flip(2) if is_flipped else values
+            return values.contiguous()[None]
 
         return Example(noisy=cut(self.noisy), target=cut(self.clean), median=None)
 

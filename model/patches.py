@@ -13,14 +13,8 @@ from model.tiling import mirror_index
 def cut_patch(
     frames: np.ndarray, start: tuple[int, int, int], size: tuple[int, int, int]
 ) -> np.ndarray:
-    """A patch of a stack [T,H,W]; where the stack is shorter than the patch it is mirrored."""
-    for axis, (length, side) in enumerate(zip(frames.shape, size, strict=True)):
-        if length >= side:
-            index = slice(start[axis], start[axis] + side)
-            frames = frames[(slice(None),) * axis + (index,)]
-        else:
-            frames = frames.take(mirror_index(length, 0, side - length), axis=axis)
-    return frames
+    """A patch that lies within a stack [T,H,W]; a view."""
+    return frames[tuple(slice(at, at + side) for at, side in zip(start, size, strict=True))]
 
 
 def own_sides(shape: tuple[int, ...], size: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from model.budget import Budget
 from model.config import AdaptConfig, Stage
 from model.device import pick_device
 from model.normalise import IntensityScale
-from model.patches import cut_patch, sample_patches
+from model.patches import cut_patch, mirrored, sample_patches
 
 AS_IT_IS = IntensityScale(offset=0.0, gain=1.0)
 BLINDSPOT = Stage(kind="blindspot", steps=4, learning_rate=1e-2)
@@ -379,8 +379,7 @@ def test_a_patch_is_cut_where_it_was_asked_for() -> None:
 
 
 def test_a_patch_larger_than_the_stack_is_mirrored_at_its_end() -> None:
-    frames = np.arange(3).reshape(3, 1, 1)
-    patch = cut_patch(frames, (0, 0, 0), (5, 2, 1))
+    patch = mirrored(torch.arange(3).reshape(3, 1, 1), (5, 2, 1))
     assert patch[:, 0, 0].tolist() == [0, 1, 2, 1, 0]
     assert patch.shape == (5, 2, 1)
 
