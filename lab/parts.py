@@ -132,11 +132,14 @@ def scores(clean: np.ndarray, level: int, net: Halves, config: LowRankConfig) ->
     in_all_sizes = LowRankEnsemble(measured)
     as_still = replace(config, motion=replace(config.motion, least=np.inf))
     unmoved = LowRank(noisy, as_still) if measured.motion else measured
+    once = copy(measured)
+    once.looks = replace(measured.looks, wider_threshold=np.inf)
     results = {
         "no network (lowrank)": _found(measured, None, None),
         "network for courses alone": _found(measured, net.courses, None),
         "network for images alone": _found(measured, as_guessed, net.images),
         "both": denoised_by(measured, net),
+        "both, components looked for once": denoised_by(once, net),
         "both, in three sizes (lowrank_unet)": denoised_by(in_all_sizes, net),
         "both, motion left in": denoised_by(unmoved, net),
         "told the true courses": _told_courses(measured, clean, net),

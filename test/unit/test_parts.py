@@ -26,7 +26,7 @@ def test_every_variant_is_scored_and_the_truth_helps(
         for line in reversed(printed.splitlines())  # of the brain that keeps still
         if (cells := line.split("|")) and len(cells) == 6 and "." in cells[2]
     }
-    assert len(rows) == 8
+    assert len(rows) == 9
     np.testing.assert_array_less(rows["no network (lowrank)"], rows["both"])
     np.testing.assert_array_less(rows["both"], rows["both, in three sizes (lowrank_unet)"])
     np.testing.assert_array_less(rows["both"], rows["told the true images"])
