@@ -153,10 +153,9 @@ def decompose(block: np.ndarray, smoothed: np.ndarray, looks: Looks) -> Componen
     kept = singular > looks.wider_threshold
     strength, faint = singular[kept], vectors[:, kept]
     # the blur has mixed a little of what is known into them, or of some made it all there is
-    faint = faint - known @ (known.T @ faint)
-    is_new = torch.linalg.vector_norm(faint, dim=0) > 0.5
-    apart, _ = torch.linalg.qr(faint[:, is_new])
-    more = _components(block, apart, strength[is_new], looks.wider_threshold)
+    apart, remains = torch.linalg.qr(faint - known @ (known.T @ faint))
+    is_new = remains.diagonal().abs() > 0.5
+    more = _components(block, apart[:, is_new], strength[is_new], looks.wider_threshold)
     return Components(
         courses=np.concatenate([found.courses, more.courses], axis=1),
         footprints=np.concatenate([found.footprints, more.footprints]),
@@ -298,11 +297,15 @@ def _threshold(
     return threshold
 
 
-def _looks(samples: list[_Sample], sigma: float, config: LowRankConfig) -> Looks:
-    """With a blur in space of `sigma`, and after it with the widest."""
-    principal = _principal(samples, sigma)
-    threshold = _threshold(samples, principal, sigma, config)
-    widest = config.space_sigmas[-1]
+def _looks(
+    samples: list[_Sample],
+    principal: list[tuple[torch.Tensor, torch.Tensor]],
+    threshold: float,
+    sigma: float,
+    config: LowRankConfig,
+) -> Looks:
+    """With a blur in space of `sigma`, for which the rest was measured, and with the widest."""
+    widest = max(config.space_sigmas)
     wider_threshold = math.inf
     if sigma < widest:
         greatest = _greatest_of_noise(samples, principal, threshold, widest)
@@ -364,10 +367,11 @@ class LowRank:
     def _fit_into(self, budget: Budget) -> None:
         """Take the largest overlap for which time is left, by the seconds that one block takes."""
         block = self._standardised(*self.block_at(self.rows.starts[0], self.columns.starts[0]))
+        one_look = replace(self.looks, wider_threshold=math.inf)  # the other is among the rest
 
         def work(_: int) -> Factors:
-            smoothed = _smooth(block, self.looks.sigma, self.config)
-            return shrunk(decompose(block, smoothed, self.looks), self.config)
+            smoothed = _smooth(block, one_look.sigma, self.config)
+            return shrunk(decompose(block, smoothed, one_look), self.config)
 
         copies = 2 * torch.get_num_threads()  # a block for every core, twice
         begin = time.perf_counter()
@@ -389,7 +393,10 @@ class LowRank:
         other.config = replace(self.config, block=size)
         other.rows, other.columns = other._axes(self.overlap)
         other._rng = np.random.default_rng(self._seed)
-        other.looks = _looks(other._samples(), self.looks.sigma, other.config)
+        samples, sigma = other._samples(), self.looks.sigma
+        principal = _principal(samples, sigma)
+        threshold = _threshold(samples, principal, sigma, other.config)
+        other.looks = _looks(samples, principal, threshold, sigma, other.config)
         other.factors = {}
         return other
 
@@ -446,16 +453,17 @@ class LowRank:
         config = self.config
         samples = self._samples()
         probes = self._probes(samples)
-        best, least = config.space_sigmas[0], np.inf
+        best, least = None, np.inf
         for sigma in config.space_sigmas:
             principal = _principal(samples, sigma)
             threshold = _threshold(samples, principal, sigma, config)
             risk_of = partial(_Sample.risk, threshold=threshold, sigma=sigma, config=config)
             risk = sum(in_parallel(risk_of, samples, principal, probes)) / len(samples)
             logger.debug("  spatial scale %.1f: estimated risk %.5f", sigma, risk)
-            if risk < least:
-                best, least = sigma, risk
-        return _looks(samples, best, config)
+            if best is None or risk < least:
+                best, least = (principal, threshold, sigma), risk
+        assert best is not None
+        return _looks(samples, *best, config)
 
     def each_block(self, work: Callable[[Corner, np.ndarray, Components], Made]) -> Iterator[Made]:
         """What `work` makes of every block's corner, standardised values and components, in order.

@@ -19,7 +19,7 @@ from typing import Any
 
 RECORD_NAME = "denoising.json"
 MAX_CURVE_POINTS = 200
-LOCK_ATTEMPTS = 20  # a twentieth of a second apart
+LOCK_SECONDS = 5.0  # that another job may take to write its record; then it is taken to hang
 
 
 @dataclass(kw_only=True)
@@ -92,15 +92,16 @@ class JobRecord:
     settings: dict[str, Any] = field(default_factory=dict)
     stopped_by: str | None = None  # a signal, where one ended the job
     stacks: list[StackRecord] = field(default_factory=list)
-    # Records like this one, without this field, of jobs with other results in the same folder.
-    other_jobs: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
-        """Replace the record in a folder, whole or not at all."""
-        temporary = folder / f".{RECORD_NAME}.tmp"
+        """Replace the record in a folder, whole or not at all.
+
+        `other_jobs` in it are records like this one of jobs with other results in the folder.
+        """
+        temporary = folder / f".{RECORD_NAME}.{os.getpid()}.tmp"
         with _alone_in(folder):
-            self.other_jobs = self._others_in(folder)
-            text = json.dumps(asdict(self), indent=1) + "\n"
+            record = {**asdict(self), "other_jobs": self._others_in(folder)}
+            text = json.dumps(record, indent=1) + "\n"
             try:
                 temporary.write_text(text, encoding="utf-8")
                 temporary.replace(folder / RECORD_NAME)
@@ -110,39 +111,75 @@ class JobRecord:
                 raise
 
     def _others_in(self, folder: Path) -> list[dict[str, Any]]:
-        """What the folder's record tells of results, or failures, that this job did not touch."""
+        """What the folder's record tells of results that this job did not make, and of failures.
+
+        As long as these results, or the recordings that failed, are not known to be gone.
+        """
         files = {stack.file for stack in self.stacks}
-        results = {stack.result for stack in self.stacks if stack.result}
+        results = {os.path.realpath(stack.result) for stack in self.stacks if stack.result}
 
         def is_still_true(stack: dict[str, Any]) -> bool:
-            file, result = stack["file"], stack["result"]
-            return file not in files and result not in results and Path(result or file).exists()
+            result = stack["result"]
+            is_replaced = os.path.realpath(result) in results if result else stack["file"] in files
+            return not is_replaced and not _is_gone(Path(result or stack["file"]))
 
-        others = []
-        with suppress(*UNREADABLE):
-            for job in read_jobs(folder):
-                stacks = [stack for stack in job["stacks"] if is_still_true(stack)]
-                if stacks:
-                    others.append({**job, "stacks": stacks})
-        return others
+        try:
+            jobs = read_jobs(folder)
+        except (OSError, ValueError):
+            return []
+        others = [{**job, "stacks": list(filter(is_still_true, job["stacks"]))} for job in jobs]
+        return [job for job in others if job["stacks"]]
 
 
-UNREADABLE = OSError, ValueError, KeyError, TypeError, AttributeError  # ends reading no record
+def _is_gone(path: Path) -> bool:
+    """Whether a folder lacks a file; not so where the folder itself has another name here."""
+    try:
+        return path.parent.is_dir() and not path.exists()
+    except OSError:  # not for us to see
+        return False
 
 
 def read_jobs(folder: Path) -> list[dict[str, Any]]:
-    """The jobs of a folder's record, the last to write first; one of `UNREADABLE` if it is none."""
+    """The jobs that a folder's record tells of, the last to write it first.
+
+    Each has `settings` and `stacks`, each of which has `file` and `result`. OSError or ValueError
+    where there is no record, or one of something else.
+    """
     record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+    if not _is_job(record):
+        raise ValueError("no record of a job")
     others = record.pop("other_jobs", [])
-    return [record, *others]
+    return [record, *filter(_is_job, others if isinstance(others, list) else [])]
+
+
+def _is_job(job: object) -> bool:
+    return (
+        isinstance(job, dict)
+        and isinstance(job.get("settings"), dict)
+        and isinstance(job.get("stacks"), list)
+        and all(map(_is_stack, job["stacks"]))
+    )
+
+
+def _is_stack(stack: object) -> bool:
+    return (
+        isinstance(stack, dict)
+        and isinstance(stack.get("file"), str)
+        and isinstance(stack.get("result", 0), str | None)
+    )
 
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """While no other job writes its record there, unless one hangs."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """While no other job on this machine writes its record there, unless one hangs."""
     try:
-        for _ in range(LOCK_ATTEMPTS):
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # a folder that may not be listed may still be written
+        yield
+        return
+    try:
+        end = time.monotonic() + LOCK_SECONDS
+        while time.monotonic() < end:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from model.report import RECORD_NAME, UNREADABLE, StackRecord, read_jobs
+from model.report import RECORD_NAME, StackRecord, read_jobs
 from model.stack_io import StackPaths
 
 logger = logging.getLogger(__name__)
@@ -36,25 +36,27 @@ def _earlier_stacks(
 
     Nor of what was made with other settings.
     """
-    stacks: list[dict[str, Any]] = []
-    changed: set[str] = set()
     try:
-        for job in read_jobs(folder):
-            known = [stack for stack in job["stacks"] if stack["file"] in files]
-            earlier = job["settings"]
-            other = {name for name, value in settings.items() if earlier.get(name) != value}
-            if not other:
-                stacks += known
-            elif known:
-                changed |= other
+        jobs = read_jobs(folder)
     except FileNotFoundError:
         return []
-    except UNREADABLE:
+    except (OSError, ValueError):
         logger.warning("%s cannot be read: everything is made anew", folder / RECORD_NAME)
         return []
-    if changed:
+    stacks: list[dict[str, Any]] = []
+    changed: dict[str, set[str]] = {}  # by file
+    for job in jobs:
+        earlier = job["settings"]
+        other = {name for name, value in settings.items() if earlier.get(name) != value}
+        for stack in job["stacks"]:
+            if stack["file"] in files and other:
+                changed[stack["file"]] = other
+            elif stack["file"] in files:
+                stacks.append(stack)
+    if of_all := changed.keys() - {stack["file"] for stack in stacks}:
+        names = set().union(*(changed[file] for file in of_all))
         logger.info(
-            "results of an earlier job are made anew, as %s changed", ", ".join(sorted(changed))
+            "results of an earlier job are made anew, as %s changed", ", ".join(sorted(names))
         )
     return stacks
 
@@ -87,16 +89,16 @@ def finished_before(
     same limit alone.
     """
     known = {field.name for field in fields(StackRecord)}
-    earlier: dict[str, StackRecord] = {}
-    files = {str(paths.source) for paths in stacks}
-    for entry in _earlier_stacks(folder, files, settings):
+    of_source = {str(paths.source): paths for paths in stacks}
+    found: dict[Path, StackRecord] = {}
+    for entry in _earlier_stacks(folder, of_source.keys(), settings):
         record = StackRecord(**{key: entry[key] for key in known & entry.keys()})
-        method = record.method or ""
-        if method in checkpoint_sums and record.checkpoint_sha256 == checkpoint_sums[method]:
-            earlier[record.file] = record
-    return {
-        paths.source: earlier[str(paths.source)]
-        for paths in stacks
-        if str(paths.source) in earlier
-        and _is_still_right(earlier[str(paths.source)], paths, time_limit)
-    }
+        paths, method = of_source[record.file], record.method or ""
+        if (
+            paths.source not in found
+            and method in checkpoint_sums
+            and record.checkpoint_sha256 == checkpoint_sums[method]
+            and _is_still_right(record, paths, time_limit)
+        ):
+            found[paths.source] = record
+    return {paths.source: found[paths.source] for paths in stacks if paths.source in found}

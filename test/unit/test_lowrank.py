@@ -100,8 +100,10 @@ def test_strong_fast_signals_are_not_taken_for_noise() -> None:
 def looking_twice(frames: np.ndarray, config: LowRankConfig = CONFIG) -> LowRank:
     """Measured, with the finest blur for the first look, so that there is a second."""
     measured = LowRank(frames, replace(config, space_sigmas=config.space_sigmas[:1]))
-    samples = measured._samples()  # drawn for one look, as good for two
-    measured.looks = lowrank._looks(samples, config.space_sigmas[0], config)
+    samples, sigma = measured._samples(), config.space_sigmas[0]
+    principal = lowrank._principal(samples, sigma)
+    threshold = measured.looks.threshold
+    measured.looks = lowrank._looks(samples, principal, threshold, sigma, config)
     return measured
 
 
