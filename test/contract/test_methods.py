@@ -201,19 +201,19 @@ def test_asking_for_iterations_or_a_precision_asks_for_restormer3d(
 def test_a_folder_of_weights_decides_by_what_it_holds(weights: Path, tmp_path: Path) -> None:
     write_recording(tmp_path / "in")
     shutil.copy(weights / "restormer3d.safetensors", tmp_path)
-    done = run(tmp_path, "--weights", str(tmp_path), "--time-limit", "15")
+    done = run(tmp_path, "--weights", str(tmp_path), "--time-limit", "5")
     assert methods_used(done) == ["restormer3d"] * 2
 
 
 def test_stacks_of_few_frames_are_left_to_restormer3d(weights: Path, tmp_path: Path) -> None:
     write_recording(tmp_path / "in")
     write_recording(tmp_path / "in/short", (MIN_FRAMES - 1, 40, 36))
-    done = run(tmp_path, "--weights", str(weights), "--time-limit", "20")
+    done = run(tmp_path, "--weights", str(weights), "--time-limit", "10")
     assert methods_used(done) == ["lowrank_unet", "lowrank_unet", "restormer3d"]
     stacks = json.loads((done.output / RECORD_NAME).read_text())["stacks"]
     sums = [file_sum(weights / f"{stack['method']}.safetensors") for stack in stacks]
     assert [stack["checkpoint_sha256"] for stack in stacks] == sums
-    again = run(tmp_path, "--weights", str(weights), "--time-limit", "20")
+    again = run(tmp_path, "--weights", str(weights), "--time-limit", "10")
     stacks = json.loads((again.output / RECORD_NAME).read_text())["stacks"]
     assert all(stack["is_from_before"] for stack in stacks)
     assert (done.output / "short/mouse.tif").exists()
@@ -224,7 +224,7 @@ def test_weights_that_only_a_short_stack_wants_stop_no_other(weights: Path, tmp_
     write_recording(tmp_path / "in/earlier", (MIN_FRAMES - 1, 40, 36))  # comes before the long one
     shutil.copytree(weights, tmp_path / "weights")
     (tmp_path / "weights/restormer3d.safetensors").write_bytes(b"cut off")
-    done = run(tmp_path, "--weights", str(tmp_path / "weights"), "--time-limit", "20")
+    done = run(tmp_path, "--weights", str(tmp_path / "weights"), "--time-limit", "10")
     assert done.code == 1
     said = r"mouse\.tif: 15 frames are too few for lowrank_unet, and .*restormer3d"
     assert re.search(said, done.last_line)

@@ -1,6 +1,7 @@
 """A job that is run again: what it leaves as it is, and what it makes anew."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from model.report import RECORD_NAME
+from model.report import RECORD_NAME, read_jobs
 
 PROGRAM = Path(__file__).parents[2] / "process.py"
 NAMES = ("a.tif", "b.tif")
@@ -67,14 +68,25 @@ class Place:
         path.write_text(json.dumps(record))
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    """Two recordings, of which a first job has made results."""
-    (tmp_path / "in").mkdir()
+@pytest.fixture(scope="module")
+def first_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Path]:
+    """Where a job has made results of two recordings, and a copy of all that."""
+    place = Place(tmp_path_factory.mktemp("first") / "place")
+    (place.folder / "in").mkdir(parents=True)
     for seed, name in enumerate(NAMES):
-        write(tmp_path / "in" / name, seed)
-    place = Place(tmp_path)
+        write(place.folder / "in" / name, seed)
     assert place.run().made == set(NAMES)
+    copy = place.folder.with_name("copy")
+    shutil.copytree(place.folder, copy)
+    return place, copy
+
+
+@pytest.fixture
+def place(first_job: tuple[Place, Path]) -> Place:
+    """Two recordings, of which a first job has made results; at the same path for every test."""
+    place, copy = first_job
+    shutil.rmtree(place.folder)
+    shutil.copytree(copy, place.folder)
     return place
 
 
@@ -171,7 +183,9 @@ def test_two_jobs_at_once_forget_nothing_of_each_other(place: Place) -> None:
         subprocess.Popen(place.command(folder), stdout=subprocess.DEVNULL) for folder in folders
     ]
     assert [job.wait(timeout=240) for job in jobs] == [0, 0]
-    assert [place.run(source=folder).made for folder in ("in", *folders)] == [set()] * 3
+    known = {Path(s["file"]).name for job in read_jobs(place.output) for s in job["stacks"]}
+    assert known == {path.name for path in place.output.glob("*.tif")}
+    assert len(known) == 8
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"stacks": 3, "settings": {}}', "{"])

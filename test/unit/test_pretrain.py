@@ -263,6 +263,7 @@ def test_a_run_can_start_from_other_weights(tmp_path: Path) -> None:
         assert torch.allclose(value, weights_of(second)[name], atol=1e-4), name
 
 
+@pytest.mark.usefixtures("quick_validation", "small_movies")
 def test_weights_of_another_size_are_no_beginning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
