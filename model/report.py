@@ -98,7 +98,8 @@ class JobRecord:
 
         `other_jobs` in it are records like this one of jobs with other results in the folder.
         """
-        temporary = folder / f".{RECORD_NAME}.{os.getpid()}.tmp"
+        # one name for all jobs, so that what one that was killed has left is written over
+        temporary = folder / f".{RECORD_NAME}.tmp"
         with _alone_in(folder):
             record = {**asdict(self), "other_jobs": self._others_in(folder)}
             text = json.dumps(record, indent=1) + "\n"

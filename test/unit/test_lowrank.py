@@ -110,10 +110,8 @@ def looking_twice(frames: np.ndarray, config: LowRankConfig = CONFIG) -> LowRank
 def test_what_is_wide_and_faint_is_found_at_the_second_look() -> None:
     rows, columns = np.mgrid[:40, :36]
     wide = np.exp(-(np.square(rows - 20) + np.square(columns - 18)) / (2 * 7.0**2))
-    change = (
-        6 * np.sin(np.arange(400) / 40)[:, None, None] * wide
-    )  # the noise has a deviation of 100
-    frames = noisy(200 + change)
+    change = 6 * np.sin(np.arange(400) / 40)[:, None, None] * wide
+    frames = noisy(200 + change)  # whose noise has a deviation of 100
     config = replace(CONFIG, block=24, space_sigmas=(0.5, 1.4))
     once = found_in(frames, replace(config, space_sigmas=(0.5,)))
     assert once.num_components == 0

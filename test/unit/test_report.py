@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -227,6 +228,24 @@ def test_a_job_that_hangs_is_not_waited_for_without_end(
     assert time.monotonic() - begin > 0.5
     os.close(descriptor)
     assert jobs_in(tmp_path) == [(1, [])]
+
+
+def test_what_a_killed_job_left_of_a_record_does_not_stay(tmp_path: Path) -> None:
+    killed = "import os, signal\nPath.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            WRITES.replace("folder,", f"{killed}folder,", 1),
+            str(tmp_path),
+            "a",
+        ],
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".*"))) == 1
+    job(seed=1).write(tmp_path)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_name_that_is_not_utf_8_can_be_recorded(tmp_path: Path) -> None:
