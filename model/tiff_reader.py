@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,13 @@ MICROMETRES = {
     **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0},
 }
 SECONDS = {"s": 1.0, "ms": 1e-3, "min": 60.0}
+# ScanImage's settings by the ends of their names, which versions 3 to 2023 begin differently.
+SCANIMAGE_CHANNELS = ("hChannels.channelSave", "channelsSave")  # their numbers
+SCANIMAGE_CHANNEL_COUNT = ("acq.numberOfChannelsSave",)
+SCANIMAGE_PLANES = ("hStackManager.numSlices", "stackNumSlices", "acq.numberOfZSlices")
+SCANIMAGE_HAS_PLANES = ("hStackManager.enable", "hFastZ.enable", "fastZEnable")  # where there
+SCANIMAGE_RATE = ("hRoiManager.scanFrameRate", "scanFrameRate", "acq.frameRate")  # Hz
+SCANIMAGE_AVERAGED = ("hScan2D.logAverageFactor",)  # frames that one was made of
 
 
 @contextmanager
@@ -138,6 +146,39 @@ def _require_one_movie(series: tifffile.TiffPageSeries, name: str) -> None:
         )
 
 
+def _scanimage_settings(tif: tifffile.TiffFile) -> dict[str, str]:
+    """What ScanImage noted of a recording, by name; newer versions do so in the Software tag."""
+    page = tif.pages.first
+    lines = f"{page.software}\n{page.description}".replace("\r", "\n").splitlines()
+    pairs = (line.partition("=") for line in lines)
+    return {name.strip(): value.strip() for name, is_pair, value in pairs if is_pair}
+
+
+def _setting(settings: dict[str, str], ends: tuple[str, ...]) -> str | None:
+    """The first setting whose name ends so."""
+    return next((v for name, v in settings.items() if name.endswith(ends)), None)
+
+
+def _require_one_plane(settings: dict[str, str], name: str) -> None:
+    """Refuse ScanImage's channels and planes, whose frames take turns in one chain of pages."""
+    numbers = re.findall(r"\d+", _setting(settings, SCANIMAGE_CHANNELS) or "")
+    num_channels = max(len(numbers), _count(settings, SCANIMAGE_CHANNEL_COUNT))
+    switches = [v for n, v in settings.items() if n.endswith(SCANIMAGE_HAS_PLANES)]
+    is_on = not switches or any(value.lower() in ("true", "1") for value in switches)
+    num_planes = _count(settings, SCANIMAGE_PLANES) if is_on else 1
+    if num_channels > 1 or num_planes > 1:
+        raise StackError(
+            f"{name}: ScanImage saved {num_channels} channels and {num_planes} planes, expected "
+            "one [T,H,W] stack; save each channel or plane on its own"
+        )
+
+
+def _count(settings: dict[str, str], ends: tuple[str, ...]) -> int:
+    """A setting that counts something; 1 where it is not there or no number."""
+    number = _positive(_setting(settings, ends))
+    return int(number) if number and number.is_integer() else 1
+
+
 def tiff_layout(tif: tifffile.TiffFile, path: Path) -> TiffLayout:
     """Find the frames of an open file and make sure that all of them are there."""
     offsets = _page_offsets(tif, path.name)
@@ -160,7 +201,10 @@ def tiff_layout(tif: tifffile.TiffFile, path: Path) -> TiffLayout:
             f"{path.name}: {len(series)} images of different kinds ({kinds}), expected one "
             "[T,H,W] stack; save the recording alone"
         )
-    _require_one_movie(first, path.name)
+    if tif.is_scanimage:
+        _require_one_plane(_scanimage_settings(tif), path.name)
+    else:
+        _require_one_movie(first, path.name)
 
     pages = [page for s in series for page in s.pages]
     if first.is_multifile or any(page is None for page in pages):
@@ -171,8 +215,9 @@ def tiff_layout(tif: tifffile.TiffFile, path: Path) -> TiffLayout:
     num_frames = math.prod(first.get_shape(squeeze=False)) * len(series)
     num_frames //= form.imagelength * form.imagewidth
     piece = first.dataoffset if len(series) == 1 else None
-    if tif.is_scanimage and not tif.is_bigtiff:
-        # tifffile guesses from the file's size where these pages are, and loses the last.
+    if tif.is_scanimage:
+        # Where a recording was stopped there are fewer than its settings promise; and tifffile
+        # guesses from the file's size where these pages are, and loses the last.
         pages = [_page_at(tif, index, offset) for index, offset in enumerate(offsets)]
         num_frames, piece = len(pages), None
 
@@ -274,8 +319,16 @@ def tiff_metadata(tif: tifffile.TiffFile) -> StackMetadata:
         interval = _positive(lines.get("finterval"))
         if interval is None and (rate := _positive(lines.get("fps"))):
             interval = 1 / rate
+    description = page.description
+    if tif.is_scanimage:
+        settings = _scanimage_settings(tif)
+        if rate := _positive(_setting(settings, SCANIMAGE_RATE)):
+            interval = _count(settings, SCANIMAGE_AVERAGED) / rate
+        if page.software.startswith("SI."):
+            # not as the Software tag again: tifffile would look for pages where ScanImage has them
+            description = f"{description}\n{page.software}"
     return StackMetadata(
-        description=page.description,
+        description=description,
         imagej=dict(page.tags.valueof("IJMetadata") or {}),
         resolution=(x, y) if is_accepted else None,
         resolution_unit=unit if is_accepted else None,

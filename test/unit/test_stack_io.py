@@ -185,17 +185,84 @@ def test_three_or_four_frames_or_columns_do_not_become_colours(
         assert tif.series[0].shape == shape
 
 
-@pytest.mark.parametrize("software", ["tifffile.py", "SI.VERSION_MAJOR = 2023"])
-@pytest.mark.parametrize("bigtiff", [False, True])
-def test_pages_written_one_by_one_are_frames(software: str, bigtiff: bool, tmp_path: Path) -> None:
-    with tifffile.TiffWriter(tmp_path / "x.tif", bigtiff=bigtiff) as tif:
+def write_pages(path: Path, software: str, description: str, bigtiff: bool) -> None:
+    """A file whose frames were written one by one, each with a text of its own."""
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as tif:
         for i, frame in enumerate(movie()):
-            tif.write(frame, metadata=None, description=f"frame = {i}", software=software)
+            text = f"{description}frame = {i}"
+            tif.write(frame, metadata=None, description=text, software=software)
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_pages_written_one_by_one_are_frames(bigtiff: bool, tmp_path: Path) -> None:
+    write_pages(tmp_path / "x.tif", "tifffile.py", "", bigtiff)
     stack = read_stack(tmp_path / "x.tif")
     np.testing.assert_array_equal(stack.frames, movie())
     with tifffile.TiffFile(write(stack, tmp_path / "out.tif")) as tif:
         assert tif.pages[0].description == "frame = 0"
         assert (tif.series[0].axes, tif.series[0].shape) == ("TYX", SHAPE)
+
+
+def scanimage_tag(**changed: str) -> str:
+    """What newer versions of ScanImage write into the Software tag."""
+    settings = {
+        "VERSION_MAJOR": "2023",
+        "hChannels.channelSave": "2",
+        "hFastZ.enable": "false",
+        "hStackManager.enable": "false",
+        "hStackManager.framesPerSlice": "1000",  # promised; the recording was stopped earlier
+        "hStackManager.numSlices": "5",  # of an earlier recording
+        "hRoiManager.scanFrameRate": "30.03",
+        "hScan2D.logAverageFactor": "2",
+    }
+    return "\n".join(f"SI.{name} = {value}" for name, value in (settings | changed).items())
+
+
+SCANIMAGE_OLD = "state.configPath='x'\rstate.acq.numberOfChannelsSave={}\rstate.acq.frameRate=7.5\r"
+SCANIMAGE_5 = (
+    "scanimage.SI5.channelsSave = {}\nscanimage.SI5.fastZEnable = false\n"
+    "scanimage.SI5.stackNumSlices = 5\nscanimage.SI5.scanFrameRate = 7.5\n"
+)
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize(
+    ("software", "description", "interval"),
+    [
+        (scanimage_tag(), "", 2 / 30.03),
+        ("", SCANIMAGE_OLD.format(1), 1 / 7.5),
+        ("", SCANIMAGE_5.format("[3]"), 1 / 7.5),
+    ],
+)
+def test_scanimage_files_come_back_whole(
+    software: str, description: str, interval: float, bigtiff: bool, tmp_path: Path
+) -> None:
+    write_pages(tmp_path / "x.tif", software, description, bigtiff)
+    stack = read_stack(tmp_path / "x.tif")
+    np.testing.assert_array_equal(stack.frames, movie())
+    assert stack.metadata.frame_interval_seconds == pytest.approx(interval)
+    with tifffile.TiffFile(write(stack, tmp_path / "out.tif")) as tif:
+        text = tif.pages[0].description
+        assert text.startswith(description + "frame = 0") and software in text
+        np.testing.assert_array_equal(tif.asarray(), movie())
+    np.testing.assert_array_equal(read_stack(tmp_path / "out.tif").frames, movie())
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize(
+    ("software", "description", "found"),
+    [
+        (scanimage_tag(**{"hChannels.channelSave": "[1;2]"}), "", "2 channels"),
+        (scanimage_tag(**{"hFastZ.enable": "true"}), "", "5 planes"),
+        ("", SCANIMAGE_OLD.format(2), "2 channels"),
+        ("", SCANIMAGE_5.format("[1;3]"), "2 channels"),
+    ],
+)
+def test_scanimage_channels_and_planes_that_take_turns_are_refused(
+    software: str, description: str, found: str, bigtiff: bool, tmp_path: Path
+) -> None:
+    write_pages(tmp_path / "x.tif", software, description, bigtiff)
+    assert found in error_of(tmp_path / "x.tif")
 
 
 def test_a_series_for_every_frame_is_one_stack(tmp_path: Path) -> None:
