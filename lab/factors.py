@@ -110,6 +110,7 @@ def factors_of(
         rows, columns = found.block_at(*corner)
         truth = scaled[:, found.rows.source_index[rows]][:, :, found.columns.source_index[columns]]
         change = (truth - truth.mean(0)).reshape(num_frames, -1) @ components.footprints.T
+        change /= components.scale
         return (
             along.footprints.reshape(-1, *block.shape[1:]),
             np.tensordot(basis, truth, axes=(0, 0)).astype(np.float32),

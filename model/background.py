@@ -8,10 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from model.frames import JoinedFrames
+from model.frames import Frames
 
 NOISE_SIGMA = 2.0  # pixels over which the noise's variance is averaged
 HOLE = np.ones((5, 5))  # still pixels that fit in no such square lie among changing ones
+LEAST_NOISE = 0.01  # of a pixel that has some, over the usual
+SPIKE = 1e4  # a change squared, over the usual one, that is no noise of the microscope's
+SPIKE_SAMPLES = 64  # along an axis, that tell what is usual
+DARKEST = 1.0  # percent of the pixels
+NEAR_DARK = 3.0  # deviations of a voxel's noise
 LEAST_WEIGHT = 0.02  # in that average, of pixels that change at all; with less there is no noise
 
 
@@ -21,14 +26,26 @@ class Background:
 
     mean: np.ndarray  # over time
     deviation: np.ndarray  # of the noise of a single voxel; above 0
+    has_noise: np.ndarray  # bool; not in an empty border; true of all where none has any
+
+    @property
+    def dark_level(self) -> float:
+        """What is to be taken off the mean, so that its darkest pixels are near 0 [units].
+
+        Nothing, where they are as near as their noise makes likely.
+        """
+        darkest = float(np.percentile(self.mean[self.has_noise], DARKEST))
+        near = NEAR_DARK * float(np.median(self.deviation[self.has_noise]))
+        return darkest - min(max(darkest, -near), near)
 
 
-def measure_background(frames: np.ndarray | JoinedFrames) -> Background:
+def measure_background(frames: Frames) -> Background:
     """Mean and noise of a stack [T,H,W], T > 1, the noise from differences of neighbouring frames.
 
     Half the squared difference has the noise's variance wherever nothing moves that fast.
     """
     num_frames = len(frames)
+    some = tuple(slice(None, None, max(1, side // SPIKE_SAMPLES)) for side in frames.shape[1:])
     total = np.zeros(frames.shape[1:])
     squares = np.zeros(frames.shape[1:])
     before = None
@@ -36,7 +53,11 @@ def measure_background(frames: np.ndarray | JoinedFrames) -> Background:
         frame = frame.astype(np.float64)
         total += frame
         if before is not None:
-            squares += np.square(frame - before)
+            change = np.square(frame - before)
+            usual = float(np.median(change[some]))
+            if usual > 0:  # else there are too few photons to tell
+                change[change > SPIKE * usual] = usual
+            squares += change
         before = frame
     variance = ndimage.gaussian_filter(squares / (2 * (num_frames - 1)), NOISE_SIGMA)
     changes = squares > 0
@@ -46,7 +67,13 @@ def measure_background(frames: np.ndarray | JoinedFrames) -> Background:
         weight = ndimage.gaussian_filter(changes.astype(np.float64), NOISE_SIGMA)
         variance = np.where(weight > LEAST_WEIGHT, variance / np.maximum(weight, LEAST_WEIGHT), 0)
     variance = np.maximum(variance, 1e-6 * (float(variance.mean()) or 1.0))
-    return Background(mean=total / num_frames, deviation=np.sqrt(variance))
+    deviation = np.sqrt(variance)
+    has_noise = changes & (deviation >= LEAST_NOISE * np.sqrt(variance.mean()))
+    return Background(
+        mean=total / num_frames,
+        deviation=deviation,
+        has_noise=has_noise if has_noise.any() else np.ones_like(has_noise),
+    )
 
 
 def blurred_mean(background: Background, num_frames: int, sigmas: Sequence[float]) -> np.ndarray:

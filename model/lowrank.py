@@ -35,7 +35,7 @@ from model.background import blurred_mean, measure_background
 from model.blending import accumulated_weight, hann_window
 from model.budget import Budget, plan_stack
 from model.config import LowRankConfig
-from model.frames import JoinedFrames
+from model.frames import Frames
 from model.motion import measure_motion
 from model.parallel import in_parallel, workers
 from model.progress import Progress
@@ -50,6 +50,9 @@ SAMPLE_BYTES = 2**30  # of sampled blocks, their noise not counted: long recordi
 TRUNCATE = 3.0  # deviations, where a Gaussian ends
 WITH_THE_REST = 5.0  # a block's time with networks, reading and rendering, over that without
 PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to be followed
+ARTEFACT = 1.3  # times the greatest component of noise in the usual block: that is none of noise
+MEDIAN_OF_NORMAL = 0.6745  # of the size of what is normal, in deviations
+CLEARLY_MORE = 1.3  # than the deviation that a course's noise has where it is white
 LEAST_COURSE = 0.03  # norm of a course, in deviations of the noise, below which there is none
 
 Corner = tuple[int, int]  # row and column of a block, in positions of the padded axes
@@ -92,7 +95,8 @@ def wiener(courses: np.ndarray, smoothing: float) -> np.ndarray:
 class Components:
     """What stands above the noise in a block, as it was found."""
 
-    courses: np.ndarray  # [T,K], with the noise of the block: white, of variance 1
+    courses: np.ndarray  # [T,K], in noise of variance 1
+    scale: np.ndarray  # [K] deviation of the courses' noise in the block, 1 where that is white
     footprints: np.ndarray  # [K,h*w] orthonormal
     shrinkage: np.ndarray  # [K] of the courses, as little as noise has strengthened them
 
@@ -124,6 +128,7 @@ def _components(
     """Of orthonormal footprints [P,K], whose singular values [K] are above the threshold."""
     return Components(
         courses=(_flat(block) @ footprints).numpy(),
+        scale=np.ones(footprints.shape[1], np.float32),
         footprints=footprints.T.numpy(),
         shrinkage=np.sqrt(1 - np.square(threshold / strength.numpy())),
     )
@@ -145,8 +150,16 @@ def decompose(block: np.ndarray, smoothed: np.ndarray, looks: Looks) -> Componen
     `smoothed` in time, and in space as for the first look.
     """
     found = standing_out(block, principal_components(_flat(smoothed)), looks.threshold)
-    if math.isinf(looks.wider_threshold):
-        return found
+    if not math.isinf(looks.wider_threshold):
+        found = _with_wider(block, smoothed, looks, found)
+    scale = noise_along(found.footprints, block)
+    return replace(found, courses=found.courses / scale, scale=scale)
+
+
+def _with_wider(
+    block: np.ndarray, smoothed: np.ndarray, looks: Looks, found: Components
+) -> Components:
+    """With those of the second look."""
     known = torch.from_numpy(found.footprints.T)  # [P,K]
     wide = _smooth_in_space(_without(smoothed, known), looks.wider_sigma)
     singular, vectors = principal_components(_flat(wide))
@@ -158,14 +171,34 @@ def decompose(block: np.ndarray, smoothed: np.ndarray, looks: Looks) -> Componen
     more = _components(block, apart[:, is_new], strength[is_new], looks.wider_threshold)
     return Components(
         courses=np.concatenate([found.courses, more.courses], axis=1),
+        scale=np.concatenate([found.scale, more.scale]),
         footprints=np.concatenate([found.footprints, more.footprints]),
         shrinkage=np.concatenate([found.shrinkage, more.shrinkage]),
     )
 
 
+def noise_along(footprints: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Deviation [K] of the noise along footprints [K,h*w] in a block [T,h,w]: 1, or clearly more.
+
+    More where neighbouring pixels have noise in common. Measured beside what the block is known to
+    hold, along the same footprints in another place: that of their own courses has signals in it.
+    """
+    _, height, width = block.shape
+    known = torch.from_numpy(footprints.T)
+    images = footprints.reshape(-1, height, width)
+    elsewhere = np.roll(images, (height // 2, width // 2), (1, 2)).reshape(footprints.shape).T
+    moved = torch.from_numpy(np.ascontiguousarray(elsewhere))
+    apart = moved - known @ (known.T @ moved)
+    size = apart.norm(dim=0).numpy()
+    courses = (_flat(block) @ apart).numpy() / np.maximum(size, 0.5)
+    changes = np.median(np.abs(np.diff(courses, axis=0)), axis=0)
+    deviation = changes / (MEDIAN_OF_NORMAL * math.sqrt(2))
+    return np.where(deviation > CLEARLY_MORE, deviation, 1).astype(np.float32)
+
+
 def shrunk(found: Components, config: LowRankConfig) -> Factors:
     """What no network is needed for: courses filtered, and shrunk."""
-    courses = wiener(found.courses, config.spectrum_smoothing) * found.shrinkage
+    courses = wiener(found.courses, config.spectrum_smoothing) * (found.shrinkage * found.scale)
     return Factors(
         courses=courses.astype(np.float32), footprints=found.footprints.astype(np.float32)
     )
@@ -280,7 +313,11 @@ def _greatest_of_noise(
     sigma: float,
 ) -> float:
     of_noise = partial(_Sample.greatest_of_noise, threshold=threshold, sigma=sigma)
-    return max(in_parallel(of_noise, samples, principal))
+    greatest = np.array(list(in_parallel(of_noise, samples, principal)))
+    if math.isinf(threshold):
+        return float(greatest.max())
+    # an artefact, or the moving border of a registered recording, says nothing of other places
+    return float(greatest[greatest <= ARTEFACT * np.median(greatest)].max())
 
 
 def _threshold(
@@ -323,7 +360,7 @@ class LowRank:
 
     def __init__(
         self,
-        frames: np.ndarray | JoinedFrames,
+        frames: Frames,
         config: LowRankConfig,
         seed: int = 0,
         *,
@@ -356,6 +393,7 @@ class LowRank:
         self.factors: dict[Corner, Factors] = {}
         self._offset: np.ndarray | float = 0.0
         self._has_mean_images = False
+        self._image_scale = 1.0  # deviation of the noise in images, for what is wide in them
 
     def _axes(self, overlap: float) -> tuple[AxisPlan, AxisPlan]:
         """Where blocks lie along rows and columns."""
@@ -418,12 +456,6 @@ class LowRank:
             band[number] = (frame[part] - mean) / deviation
         return band
 
-    def _has_noise(self) -> np.ndarray:
-        """Whether a pixel has, at all positions of the padded axes; true of all where none has."""
-        deviation = self.background.deviation
-        has_noise = deviation >= 0.01 * float(np.sqrt(np.square(deviation).mean()))
-        return has_noise[self._part(slice(None), slice(None))]
-
     def _samples(self) -> list[_Sample]:
         """Some blocks, with what is measured on them."""
         config = self.config
@@ -431,11 +463,14 @@ class LowRank:
             self.block_at(row, column) for row in self.rows.starts for column in self.columns.starts
         ]
         # of a field with an empty border, say, the noise is measured where there is most of it
-        has_noise = self._has_noise()
+        has_noise = self.background.has_noise[self._part(slice(None), slice(None))]
         lit = np.array([has_noise[place].mean() for place in places])
         fit = SAMPLE_BYTES // (4 * len(self.frames) * config.block**2)
         order = self._rng.permutation(len(places))
-        few = order[lit[order] >= 0.9 * lit.max()][: max(1, min(config.sampled_blocks, fit))]
+        # where there are few blocks each stands in several times, with its noise in another order
+        few = np.resize(
+            order[lit[order] >= 0.9 * lit.max()], max(1, min(config.sampled_blocks, fit))
+        )
         blocks = [self._standardised(*places[i]) for i in few]
         noises = [_noise_only(block, self._rng) for block in blocks]
         return list(in_parallel(partial(_Sample.of, config=config), blocks, noises))
@@ -508,35 +543,38 @@ class LowRank:
         is white and of variance 1, for `denoise_images`.
         """
         self._has_mean_images = denoise_courses is not None
+        background = self.background
         self._offset = (
-            0.0
+            np.where(background.has_noise, background.dark_level, background.mean)
             if denoise_courses
-            else blurred_mean(self.background, len(self.frames), self.config.mean_sigmas)
+            else blurred_mean(background, len(self.frames), self.config.mean_sigmas)
         )
 
         def factors_of(
             corner: Corner, block: np.ndarray, found: Components
-        ) -> tuple[Corner, Factors]:
+        ) -> tuple[Corner, Factors, np.ndarray]:
             if not denoise_courses:
-                return corner, shrunk(found, self.config)
+                return corner, shrunk(found, self.config), found.scale
             guess = wiener(found.courses, self.config.spectrum_smoothing)
             courses = orthonormal_courses(denoise_courses(found.courses, guess))
-            return corner, self.along(courses, block, corner)
+            return corner, self.along(courses, block, corner), found.scale
 
-        self.factors = {}
+        self.factors, scales = {}, []
         progress = Progress(
             "decomposing", self.rows.num_windows * self.columns.num_windows, "blocks"
         )
-        for corner, factors in self.each_block(factors_of):
+        for corner, factors, scale in self.each_block(factors_of):
             self.factors[corner] = factors
+            scales += scale.tolist()
             progress.update(len(self.factors))
+        self._image_scale = math.sqrt(float(np.median(scales))) if scales else 1.0
 
     def along(self, courses: np.ndarray, block: np.ndarray, corner: Corner) -> Factors:
         """What the recording has along orthonormal courses in a standardised block [T,h,w]."""
         images = (torch.from_numpy(courses).T @ _flat(block)).numpy()
-        # the block is without its mean
+        # the block is without its mean; what is only an offset would hide it from a network
         part = self._part(*self.block_at(*corner))
-        mean = self.background.mean[part] / self.background.deviation[part]
+        mean = (self.background.mean - self._offset)[part] / self.background.deviation[part]
         images[0] += np.sqrt(len(block)) * mean.ravel()
         return Factors(courses=courses, footprints=images.astype(np.float32))
 
@@ -552,7 +590,8 @@ class LowRank:
         every = max(1, len(noisy) // PROBED_BLOCKS)
 
         def denoised(images: np.ndarray) -> np.ndarray:
-            found = denoiser(images)
+            # where neighbouring pixels have noise in common, it is as strong as in the courses
+            found = self._image_scale * denoiser(images / self._image_scale)
             found[0] += (images[0] - found[0]).mean()
             return found
 

@@ -18,13 +18,12 @@ from scipy import fft, ndimage
 
 from model.background import Background
 from model.config import MotionConfig
-from model.frames import JoinedFrames
+from model.frames import Frames
 from model.memory import available_bytes
 from model.parallel import in_parallel
 
 logger = logging.getLogger(__name__)
 
-Frames = np.ndarray | JoinedFrames
 # Values [T,K] in noise of variance 1 to what stands above it.
 Filter = Callable[[np.ndarray], np.ndarray]
 
@@ -89,16 +88,22 @@ class Motion:
 class _Tracker:
     """Shifts of frames against an image [H,W], by all pixels and by each of two halves of them."""
 
-    def __init__(self, image: np.ndarray, deviation: np.ndarray, config: MotionConfig) -> None:
+    def __init__(self, image: np.ndarray, background: Background, config: MotionConfig) -> None:
         self.config = config
+        is_tissue, deviation = background.has_noise, background.deviation
+        self._is_tissue = None if is_tissue.all() else is_tissue
+        self._elsewhere = float(image[is_tissue].mean())
+        image = self._tissue(image)
         self.reach = [min(config.largest, side // 8) for side in image.shape]
         self._inside = tuple(slice(r, -r or None) for r in self.reach)
-        self._place(image, deviation)
-        self._match(image, deviation)
+        self._place(image, deviation, is_tissue * np.square(deviation.mean() / deviation))
+        self._match(image, deviation, is_tissue)
 
-    def _place(self, image: np.ndarray, deviation: np.ndarray) -> None:
-        """Regression of a frame on the image, its two derivatives and a constant."""
-        scale = np.square(deviation.mean() / deviation)
+    def _place(self, image: np.ndarray, deviation: np.ndarray, scale: np.ndarray) -> None:
+        """Regression of a frame on the image, its two derivatives and a constant.
+
+        By pixels weighted with `scale`.
+        """
         rows, columns = np.indices(image.shape) // self.config.tile
         halves = (rows + columns) % 2
         slopes = np.gradient(image)
@@ -116,11 +121,17 @@ class _Tracker:
             self._filters.append(filters[:3])
             self.deviations.append(np.sqrt(np.square(filters[1:3] * noise).sum(1)))
 
-    def _match(self, image: np.ndarray, deviation: np.ndarray) -> None:
+    def _tissue(self, frame: np.ndarray) -> np.ndarray:
+        """A frame [H,W] without what stands still whatever moves, an empty border, say."""
+        if self._is_tissue is None:
+            return frame
+        return np.where(self._is_tissue, frame, self._elsewhere)
+
+    def _match(self, image: np.ndarray, deviation: np.ndarray, is_tissue: np.ndarray) -> None:
         """Matched filter for shifts of whole pixels: the image without what is wide in it."""
         detail = image - ndimage.gaussian_filter(image, self.config.wide)
         matched = np.zeros_like(detail)
-        matched[self._inside] = (detail / np.square(deviation))[self._inside]
+        matched[self._inside] = (is_tissue * detail / np.square(deviation))[self._inside]
         self._matched = np.conj(fft.rfft2(matched))
         self._match_noise = float(np.sqrt(np.square(matched * deviation).sum()))
 
@@ -129,7 +140,8 @@ class _Tracker:
         steps = [np.arange(-r, r + 1) for r in self.reach]
 
         def matches(frame: np.ndarray) -> np.ndarray:
-            found = fft.irfft2(fft.rfft2(frame.astype(np.float32)) * self._matched, frame.shape)
+            spectrum = fft.rfft2(self._tissue(frame).astype(np.float32))
+            found = fft.irfft2(spectrum * self._matched, frame.shape)
             return found[np.ix_(steps[0], steps[1])]
 
         maps = np.stack(list(in_parallel(matches, frames)))
@@ -148,7 +160,7 @@ class _Tracker:
 
         def below(frame: np.ndarray, whole: np.ndarray) -> np.ndarray:
             down, right = whole
-            there = frame[
+            there = self._tissue(frame)[
                 rows.start + down : frame.shape[0] - rows.start + down,
                 columns.start + right : frame.shape[1] - columns.start + right,
             ].ravel()
@@ -181,7 +193,7 @@ def measure_motion(
     if min(frames.shape[1:]) < config.least_side:
         return None
     try:
-        tracker = _Tracker(background.mean, background.deviation, config)
+        tracker = _Tracker(background.mean, background, config)
     except np.linalg.LinAlgError:
         return None  # an image without detail along an axis looks the same wherever it lies
     measured = tracker.measure(frames)
@@ -203,5 +215,5 @@ def measure_motion(
         return None
     # again, against an image that is not smeared
     still = motion.undone(frames)
-    tracker = _Tracker(still.mean(0, dtype=np.float64), background.deviation, config)
+    tracker = _Tracker(still.mean(0, dtype=np.float64), background, config)
     return Motion(shifts=tracker.filtered(tracker.measure(frames)[0], 0, keep))

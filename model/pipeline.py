@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +21,7 @@ from model.checkpoint import Checkpoint, load_network
 from model.config import LowRankConfig, Method, Precision, Stage
 from model.device import Device, fitting_batch, is_out_of_memory, peak_bytes, place, reset_peak
 from model.ensemble import LowRankEnsemble
-from model.frames import JoinedFrames
+from model.frames import Frames, JoinedFrames
 from model.inference import (
     InferenceError,
     WindowGrid,
@@ -30,18 +30,22 @@ from model.inference import (
     infer,
     seconds_per_window,
 )
-from model.lowrank import LowRank, LowRankError
+from model.lowrank import MIN_FRAMES, LowRank, LowRankError
 from model.normalise import IntensityScale, fit_scale
 from model.progress import clock_text
 from model.report import StackRecord, thinned
 from model.result_writer import ResultWriter, open_result
 from model.resume import file_sum
+from model.screening import screen
 from model.stack import Stack, StackError
 from model.stack_io import StackPaths, read_stack
 from model.stretch import stretched
 from model.together import require_alike
 
 logger = logging.getLogger(__name__)
+
+# Blocks [n,H,W] of a stretch of denoised frames, in order.
+Render = Callable[[slice], Iterator[np.ndarray]]
 
 CONSTANT_BLOCK = 64  # frames at a time when a constant stack is copied
 
@@ -53,7 +57,7 @@ class Recording:
     stacks: dict[Path, Stack]  # of the files that could be read, in order
     spans: dict[Path, slice]  # where each one's frames lie
     scale: IntensityScale
-    found: LowRankEnsemble | None  # the factors of all frames, their images denoised
+    render: Render | None  # its denoised frames, where all are denoised at once
 
     @property
     def files(self) -> list[str]:
@@ -107,15 +111,15 @@ class Denoiser:
             frames = JoinedFrames([stack.frames for stack in stacks])
             with record.timed("normalise"):
                 scale = self._scale([stack.frames for stack in stacks])
-            found = None
+            render = None
             if self.method.low_rank and not scale.is_constant:
-                found = self._factors(frames, self.method.low_rank, budget, record)
+                render = self._by_factors(frames, self.method.low_rank, budget, record)
             sources = [stack.path for stack in stacks]
             return Recording(
                 stacks=dict(zip(sources, stacks, strict=True)),
                 spans=dict(zip(sources, frames.spans(), strict=True)),
                 scale=scale,
-                found=found,
+                render=render,
             )
 
     def denoise(
@@ -203,12 +207,12 @@ class Denoiser:
                 logger.warning("  every voxel has the same value: written unchanged")
                 for start in range(0, len(stack.frames), CONSTANT_BLOCK):
                     result.append(stack.frames[start : start + CONSTANT_BLOCK].astype(np.float64))
-            elif recording and recording.found:
-                span = recording.spans[paths.source]
-                _write_all(recording.found.render(span), "render", result, record)
+            elif recording and recording.render:
+                blocks = recording.render(recording.spans[paths.source])
+                _write_all(blocks, "render", result, record)
             elif self.method.low_rank:
-                found = self._factors(stack.frames, self.method.low_rank, budget, record)
-                _write_all(found.render(), "render", result, record)
+                render = self._by_factors(stack.frames, self.method.low_rank, budget, record)
+                _write_all(render(slice(None)), "render", result, record)
             else:
                 self._adapt_and_infer(result, stack, scale, budget, record, paths.target)
         with record.timed("write"):
@@ -224,14 +228,27 @@ class Denoiser:
             return stack
         return replace(stack, dtype=np.dtype(np.uint16))
 
+    def _by_factors(
+        self, frames: Frames, config: LowRankConfig, budget: Budget, record: StackRecord
+    ) -> Render:
+        """A recording [T,H,W] by its factors, which are denoised where there is a network."""
+        with record.timed("screen"):
+            screening = screen(frames, MIN_FRAMES)
+        record.frames_apart, record.frames_repeated = screening.num_apart, screening.num_repeated
+        if screening.num_apart:
+            logger.warning(
+                "  %d frames show no tissue, or a flash: blurred, each by itself",
+                screening.num_apart,
+            )
+        if screening.num_repeated:
+            logger.info("  %d frames are the same as the one before", screening.num_repeated)
+        found = self._factors(screening.chosen(frames), config, budget, record)
+        return partial(screening.restored, found.render, frames)
+
     def _factors(
-        self,
-        frames: np.ndarray | JoinedFrames,
-        config: LowRankConfig,
-        budget: Budget,
-        record: StackRecord,
+        self, frames: Frames, config: LowRankConfig, budget: Budget, record: StackRecord
     ) -> LowRankEnsemble:
-        """The factors of a recording [T,H,W], denoised where there is a network."""
+        """The factors of frames [T,H,W], denoised where there is a network."""
         net = spare = None
         if self.checkpoint:
             net = place(load_network(self.checkpoint), self.device).eval()

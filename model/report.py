@@ -55,6 +55,8 @@ class StackRecord:
     overlap: float | None = None
     windows: int | None = None
     precision: str | None = None  # of inference
+    frames_apart: int | None = None  # that show no tissue, or light that is not its own: blurred
+    frames_repeated: int | None = None  # the same as the one before, and so their results
     motion: float | None = None  # of the frames, in pixels; None: they were taken for still
     mean_share: float | None = None  # of what the network would change in the mean image, taken
     stretched_from: tuple[float, float] | None = None  # what 0 and 65535 stand for, if asked for
