@@ -30,13 +30,13 @@ class Background:
 
     @property
     def dark_level(self) -> float:
-        """What is to be taken off the mean, so that its darkest pixels are near 0 [units].
+        """What is to be taken off the mean, so that its darkest pixels are near 0, not below.
 
         Nothing, where they are as near as their noise makes likely.
         """
         darkest = float(np.percentile(self.mean[self.has_noise], DARKEST))
         near = NEAR_DARK * float(np.median(self.deviation[self.has_noise]))
-        return darkest - min(max(darkest, -near), near)
+        return darkest - min(max(darkest, 0), near)
 
 
 def measure_background(frames: Frames) -> Background:

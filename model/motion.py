@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft, ndimage
@@ -60,10 +60,37 @@ def move(frame: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Border:
+    """Pixels that stand still whatever moves: beyond a detector's field, say."""
+
+    is_tissue: np.ndarray  # [H,W] bool
+    values: np.ndarray  # [H,W] of the mean image
+    filling: float  # as bright as the tissue
+
+    @classmethod
+    def of(cls, background: Background) -> Border | None:
+        """Of what has no noise; None where all has."""
+        is_tissue = background.has_noise
+        if is_tissue.all():
+            return None
+        filling = float(background.mean[is_tissue].mean())
+        return cls(is_tissue=is_tissue, values=background.mean, filling=filling)
+
+    def filled(self, frame: np.ndarray) -> np.ndarray:
+        """A frame [H,W] without it."""
+        return np.where(self.is_tissue, frame, self.filling)
+
+    def restored(self, frame: np.ndarray) -> np.ndarray:
+        """A frame [H,W] with it."""
+        return np.where(self.is_tissue, frame, self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Motion:
     """Where the content of every frame lies."""
 
     shifts: np.ndarray  # [T,2] rows and columns by which it is off its mean place
+    border: Border | None = None
 
     @property
     def deviation(self) -> float:
@@ -73,7 +100,11 @@ class Motion:
     def undone(self, frames: Frames) -> np.ndarray:
         """Frames [T,H,W] with their content in its mean place, float32."""
         still = np.empty(frames.shape, np.float32)
-        for number, frame in enumerate(in_parallel(move, frames, -self.shifts)):
+
+        def undo(frame: np.ndarray, shift: np.ndarray) -> np.ndarray:
+            return move(self.border.filled(frame) if self.border else frame, -shift)
+
+        for number, frame in enumerate(in_parallel(undo, frames, self.shifts)):
             still[number] = frame
         return still
 
@@ -81,7 +112,10 @@ class Motion:
         """Blocks [n,H,W] of still frames, the first of them number `first`, moved as they were."""
         for block in blocks:
             shifts = self.shifts[first : first + len(block)]
-            yield np.stack(list(in_parallel(move, block, shifts)))
+            moved = in_parallel(move, block, shifts)
+            if self.border:
+                moved = map(self.border.restored, moved)
+            yield np.stack(list(moved))
             first += len(block)
 
 
@@ -89,10 +123,8 @@ class _Tracker:
     """Shifts of frames against an image [H,W], by all pixels and by each of two halves of them."""
 
     def __init__(self, image: np.ndarray, background: Background, config: MotionConfig) -> None:
-        self.config = config
+        self.config, self.border = config, Border.of(background)
         is_tissue, deviation = background.has_noise, background.deviation
-        self._is_tissue = None if is_tissue.all() else is_tissue
-        self._elsewhere = float(image[is_tissue].mean())
         image = self._tissue(image)
         self.reach = [min(config.largest, side // 8) for side in image.shape]
         self._inside = tuple(slice(r, -r or None) for r in self.reach)
@@ -122,10 +154,7 @@ class _Tracker:
             self.deviations.append(np.sqrt(np.square(filters[1:3] * noise).sum(1)))
 
     def _tissue(self, frame: np.ndarray) -> np.ndarray:
-        """A frame [H,W] without what stands still whatever moves, an empty border, say."""
-        if self._is_tissue is None:
-            return frame
-        return np.where(self._is_tissue, frame, self._elsewhere)
+        return self.border.filled(frame) if self.border else frame
 
     def _match(self, image: np.ndarray, deviation: np.ndarray, is_tissue: np.ndarray) -> None:
         """Matched filter for shifts of whole pixels: the image without what is wide in it."""
@@ -204,7 +233,7 @@ def measure_motion(
     is_sane = np.abs(shifts).max() <= 2 * config.largest  # not so nan
     if not is_sane or common < max(config.least**2, config.agreement * apart):
         return None
-    motion, needed = Motion(shifts=shifts), 4 * math.prod(frames.shape)
+    motion, needed = Motion(shifts=shifts, border=tracker.border), 4 * math.prod(frames.shape)
     if needed > config.memory_share * available_bytes():
         logger.warning(
             "  frames move by %.1f pixels and are not aligned: that would take %.1f GB; align them "
@@ -216,4 +245,4 @@ def measure_motion(
     # again, against an image that is not smeared
     still = motion.undone(frames)
     tracker = _Tracker(still.mean(0, dtype=np.float64), background, config)
-    return Motion(shifts=tracker.filtered(tracker.measure(frames)[0], 0, keep))
+    return replace(motion, shifts=tracker.filtered(tracker.measure(frames)[0], 0, keep))

@@ -763,6 +763,8 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
         "shortened": [],
         "peak_device_bytes": None,
         "stretched_from": None,
+        "frames_apart": None,
+        "frames_repeated": None,
         "motion": None,
         "mean_share": None,
     }

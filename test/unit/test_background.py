@@ -71,3 +71,26 @@ def test_still_pixels_among_rare_photons_are_quiet_ones(num_frames: int, rate: f
     frames = np.random.default_rng(0).poisson(rate, (num_frames, 48, 48))
     deviation = measure_background(frames).deviation
     assert np.sqrt(np.square(deviation).mean()) == pytest.approx(rate**0.5, rel=0.1)
+
+
+def test_a_spike_in_one_voxel_is_no_noise() -> None:
+    frames = np.random.default_rng(0).normal(500, 30, (400, 40, 40))
+    frames[200, 20, 20] = 65535
+    np.testing.assert_allclose(measure_background(frames).deviation, 30, rtol=0.1)
+
+
+@pytest.mark.parametrize("value", [0.0, 4095.0])
+def test_what_is_constant_has_no_noise_up_to_its_edge(value: float) -> None:
+    frames = np.random.default_rng(0).normal(500, 30, (400, 40, 40))
+    frames[:, :, :10] = value
+    frames[:, 20, 30] = value  # but a single dead pixel is one of the others
+    has_noise = measure_background(frames).has_noise
+    assert has_noise[:, 10:].all() and not has_noise[:, :10].any()
+
+
+@pytest.mark.parametrize("offset", [-32768.0, -1000.0, 0.0, 1000.0, 32768.0])
+def test_an_offset_is_taken_for_one(two_halves: np.ndarray, offset: float) -> None:
+    background = measure_background(recorded(two_halves) + offset)
+    darkest = background.mean.min() - background.dark_level
+    assert abs(darkest) < 3.2 * np.median(background.deviation)
+    assert (background.dark_level == 0) == (offset == 0)

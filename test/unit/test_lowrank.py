@@ -97,6 +97,35 @@ def test_strong_fast_signals_are_not_taken_for_noise() -> None:
     assert once.looks.threshold > 1.5 * alone.looks.threshold
 
 
+def test_an_artefact_in_one_place_does_not_hide_cells_in_others() -> None:
+    """The moving border of a registered recording, which differs between frames as noise does."""
+    frames = np.concatenate([noisy(cells()), noisy(np.full((200, 40, 36), 200.0))], axis=2)
+    border = np.random.default_rng(0).integers(0, 5, 200)
+    broken = frames.copy()
+    for frame, width in zip(broken, border, strict=True):
+        frame[:, 72 - width :] = -1000
+    one_scale = replace(CONFIG, space_sigmas=(0.5,), sampled_blocks=12)
+    found, alone = LowRank(broken, one_scale), LowRank(frames, one_scale)
+    assert found.looks.threshold == pytest.approx(alone.looks.threshold, rel=0.3)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7, 1.0])
+def test_noise_that_neighbours_have_in_common_is_known_to_be_stronger(sigma: float) -> None:
+    """Along what is wide; however strong and fast the cells are."""
+    rng = np.random.default_rng(0)
+    block = ndimage.gaussian_filter(rng.normal(size=(300, 24, 24)), (0, sigma, sigma))
+    block /= block.std()
+    rows, columns = np.mgrid[:24, :24]
+    cell = np.exp(-(np.square(rows - 8) + np.square(columns - 8)) / 18)
+    footprint = (cell / np.linalg.norm(cell)).reshape(1, -1).astype(np.float32)
+    course = np.convolve(rng.random(300) < 0.1, np.exp(-np.arange(30) / 4))[:300]
+    active = (block + 50 * course[:, None, None] * cell).astype(np.float32)
+    (found,) = lowrank.noise_along(footprint, active)
+    (really,) = (block.reshape(300, -1) @ footprint.T).std(0)
+    assert found == pytest.approx(really, rel=0.15)
+    assert (found == 1) == (sigma == 0)
+
+
 def looking_twice(frames: np.ndarray, config: LowRankConfig = CONFIG) -> LowRank:
     """Measured, with the finest blur for the first look, so that there is a second."""
     measured = LowRank(frames, replace(config, space_sigmas=config.space_sigmas[:1]))

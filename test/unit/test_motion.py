@@ -117,6 +117,20 @@ def test_noise_alone_does_not_move() -> None:
     assert measured(noisy(np.full((NUM_FRAMES, 64, 64), 200.0))) is None
 
 
+@pytest.mark.parametrize("deviation", [0.0, 1.5])
+def test_an_empty_border_does_not_hold_the_rest(deviation: float) -> None:
+    """As a detector leaves it that is read beyond its field; bright, it would draw frames to it."""
+    shifts = shifts_of(deviation)
+    frames = noisy(moving(shifts))
+    frames[:, :, :8] = 20_000
+    found = measured(frames)
+    if deviation:
+        assert found is not None
+        assert np.sqrt(np.square(found.shifts - shifts).mean()) < 0.15
+    else:
+        assert found is None
+
+
 def test_where_an_image_lies_that_is_the_same_everywhere_cannot_be_told() -> None:
     ramp = np.broadcast_to(np.linspace(0, 1000, 64), (64, 64)).astype(np.int16)
     frames = np.stack([ramp] * 40)
