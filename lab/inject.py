@@ -140,9 +140,10 @@ STAGES = {
     "denoising images": "model.pipeline:denoised_images",
     "writing": "model.result_writer:ResultWriter.append",
     "finishing the file": "os:fsync",
-    "adapting": "model.adapt:_Adapter._loss",
+    "adapting": "model.adapt:_Adapter._gradients",
     "inference": "model.inference:_run",
 }
+FORWARD = "model.architectures.factor_net:FactorNet.forward"
 INJECTIONS: dict[str, Callable[[Injector], None]] = {
     NOTHING: lambda _: None,
     **{f"SIGTERM, {name}": _acting_at(where, _terminate) for name, where in STAGES.items()},
@@ -155,9 +156,7 @@ INJECTIONS: dict[str, Callable[[Injector], None]] = {
     "input cut off while read": lambda run: run.at(STAGES["decomposing"], _cut_second_recording),
     "output folder gone": lambda run: run.at(STAGES["decomposing"], _lose_output),
     "loss not finite": lambda run: run.returns(STAGES["adapting"], _not_a_number),
-    "network not finite": lambda run: run.returns(
-        "model.architectures.factor_net:FactorNet.forward", _not_a_number
-    ),
+    "network not finite": lambda run: run.returns(FORWARD, _not_a_number),
     "clock that jumps": _jumping_clock,
 }  # fmt: skip
 

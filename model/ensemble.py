@@ -6,6 +6,7 @@ neuropil says; what noise they leave differs, so that the mean is nearer to the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -21,23 +22,33 @@ class LowRankEnsemble:
     def __init__(self, first: LowRank, budget: Budget | None = None) -> None:
         """A recording measured in blocks of one size; where the budget is not enough, it alone."""
         others = first.config.other_blocks
+        self._budget = budget or Budget(math.inf)
         # every size takes about as long: fewer blocks that take longer, more that take less
-        is_late = budget is not None and budget.remaining() < (1 + len(others)) * first.seconds
+        is_late = self._budget.remaining() < (1 + len(others)) * first.seconds
         self.left_out = others if is_late else ()  # sizes for which there was a
         self.lack = "time"  # or of memory
         self.members = [first]
         self.members += [first.in_blocks_of(size) for size in others if not is_late]
 
     def find(self, denoise_courses: DenoiseCourses | None = None) -> None:
-        """Find the factors of all blocks (`LowRank.find`), of other sizes while memory lasts."""
+        """Find the factors of all blocks (`LowRank.find`), of other sizes while there is room.
+
+        Room in memory, and in time as the first size has really taken.
+        """
         first, *others = self.members
+        time_before = self._budget.remaining()
         first.find(denoise_courses)
+        has_limit = not math.isinf(time_before)
+        taken = time_before - self._budget.remaining() if has_limit else 0.0
         for number, other in enumerate(others):
             # those of any size take about as much, and their images twice as they are denoised
-            if available_bytes() < 2 * first.num_bytes:
+            has_memory = available_bytes() >= 2 * first.num_bytes
+            # finding them is a half of the work on a size at least
+            needed = taken + (2 + number) * max(taken, first.seconds - taken)
+            if not has_memory or self._budget.remaining() < needed:
                 self.members = self.members[: 1 + number]
                 self.left_out = tuple(left.config.block for left in others[number:])
-                self.lack = "memory"
+                self.lack = "time" if has_memory else "memory"
                 break
             other.find(denoise_courses)
 

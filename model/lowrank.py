@@ -383,11 +383,13 @@ class LowRank:
         self.background = measure_background(frames)
         keep = partial(wiener, smoothing=config.spectrum_smoothing)
         self.motion = measure_motion(frames, self.background, keep, config.motion)
-        if self.motion:
+        self.is_aligned = self.motion is not None and not self.motion.is_left_in
+        if self.motion and self.is_aligned:
             self.frames = self.motion.undone(frames)
             self.background = measure_background(self.frames)
         self.looks = self._choose()
-        self.seconds = 0.0  # that it will take from here, if there is a limit to fit into
+        self.seconds = 0.0  # that it will take from here, if there is a limit to fit into,
+        self.is_late = False  # and whether that is longer
         if budget and not math.isinf(budget.remaining()):
             self._fit_into(budget)
         self.factors: dict[Corner, Factors] = {}
@@ -423,6 +425,7 @@ class LowRank:
 
         plan = plan_stack(budget.remaining(), each, count_blocks, self.config.overlaps)
         self.overlap, self.seconds = plan.overlap, plan.inference_seconds
+        self.is_late = plan.is_late
         self.rows, self.columns = self._axes(plan.overlap)
 
     def in_blocks_of(self, size: int) -> LowRank:
@@ -644,7 +647,7 @@ class LowRank:
     def moved_back(self, blocks: Iterator[np.ndarray], frames: slice) -> Iterator[np.ndarray]:
         """The blocks of a rendered stretch, with the motion that was taken out of the recording."""
         first, _, _ = frames.indices(len(self.frames))
-        return self.motion.done(blocks, first) if self.motion else blocks
+        return self.motion.done(blocks, first) if self.motion and self.is_aligned else blocks
 
     def render_still(self, frames: slice = slice(None)) -> Iterator[np.ndarray]:
         """As they would be had nothing moved."""

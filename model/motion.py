@@ -91,6 +91,7 @@ class Motion:
 
     shifts: np.ndarray  # [T,2] rows and columns by which it is off its mean place
     border: Border | None = None
+    is_left_in: bool = False  # there is too little memory for frames without it
 
     @property
     def deviation(self) -> float:
@@ -217,7 +218,7 @@ def measure_motion(
     """The motion in a stack [T,H,W]; None where there is hardly any, or none that can be told.
 
     Both halves of the pixels must tell of the same: what cells do moves nothing else. `keep` is a
-    Wiener filter.
+    Wiener filter. Where memory is too short for aligned frames, it says so.
     """
     if min(frames.shape[1:]) < config.least_side:
         return None
@@ -233,7 +234,8 @@ def measure_motion(
     is_sane = np.abs(shifts).max() <= 2 * config.largest  # not so nan
     if not is_sane or common < max(config.least**2, config.agreement * apart):
         return None
-    motion, needed = Motion(shifts=shifts, border=tracker.border), 4 * math.prod(frames.shape)
+    motion = Motion(shifts=shifts, border=tracker.border)
+    needed = 4 * math.prod(frames.shape)
     if needed > config.memory_share * available_bytes():
         logger.warning(
             "  frames move by %.1f pixels and are not aligned: that would take %.1f GB; align them "
@@ -241,7 +243,7 @@ def measure_motion(
             motion.deviation,
             needed / 1e9,
         )
-        return None
+        return replace(motion, is_left_in=True)
     # again, against an image that is not smeared
     still = motion.undone(frames)
     tracker = _Tracker(still.mean(0, dtype=np.float64), background, config)

@@ -255,11 +255,16 @@ class Denoiser:
             spare = load_network(self.checkpoint).eval() if self.device.is_cuda else None
         with record.timed("decompose"):
             measured = LowRank(frames, config, self.seed, budget=budget)
+            if measured.is_late:
+                _note_lateness(measured.seconds, budget, record)
             found = LowRankEnsemble(measured, budget)
             found.find(partial(denoised_courses, net, self.device, spare=spare) if net else None)
         if measured.motion:
             record.motion = measured.motion.deviation
-            logger.info("  frames are %.2f pixels off their mean place: aligned", record.motion)
+            if measured.is_aligned:
+                logger.info("  frames are %.2f pixels off their mean place: aligned", record.motion)
+            else:
+                record.shortened.append("motion left in for lack of memory")
         logger.info(
             "  %d components in %d blocks, spatial scale %g",
             found.num_components, found.num_blocks, measured.looks.sigma,
@@ -362,11 +367,7 @@ class Denoiser:
         if plan.overlap != full:
             record.shortened.append(f"overlap {full} lowered to {plan.overlap}")
         if plan.is_late:
-            record.shortened.append("inference alone takes longer than the time limit")
-            logger.warning(
-                "  WARNING: denoising alone needs about %s, %s are left; going on all the same",
-                clock_text(plan.inference_seconds), clock_text(budget.remaining()),
-            )  # fmt: skip
+            _note_lateness(plan.inference_seconds, budget, record)
         return plan
 
 
@@ -390,6 +391,14 @@ def _write_all(
             return
         with record.timed("write"):
             result.append(block)
+
+
+def _note_lateness(seconds: float, budget: Budget, record: StackRecord) -> None:
+    record.shortened.append("inference alone takes longer than the time limit")
+    logger.warning(
+        "  WARNING: denoising alone needs about %s, %s are left; going on all the same",
+        clock_text(seconds), clock_text(budget.remaining()),
+    )  # fmt: skip
 
 
 def _note_adaptation(record: StackRecord, report: AdaptReport) -> None:

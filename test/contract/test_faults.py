@@ -1,6 +1,8 @@
 """What goes wrong leaves whole results alone behind; `python -m lab.trust` tries more of it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import tifffile
 
 from lab import faults
 from lab.faults import FAULTS, Bench, Fault, NotTriedError
+from lab.inject import FORWARD, STAGES
 
 QUICK = {fault.name: fault for fault in FAULTS if "--steps" not in fault.flags}
 NUM_KILLS = 10
@@ -43,6 +46,13 @@ def test_only_whole_results_are_left_and_the_next_job_completes_them(
     if isinstance(found, NotTriedError):
         pytest.skip(str(found))
     assert found == []
+
+
+def test_every_place_where_something_is_made_to_go_wrong_is_in_the_program() -> None:
+    """Also those that only `python -m lab.trust` has the time for."""
+    for where in (*STAGES.values(), FORWARD):
+        module, _, path = where.partition(":")
+        assert callable(attrgetter(path)(import_module(module))), where
 
 
 def test_a_job_killed_at_any_moment_leaves_whole_results(bench: Bench) -> None:

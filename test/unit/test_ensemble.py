@@ -15,7 +15,7 @@ from model import ensemble
 from model.budget import Budget
 from model.config import LowRankConfig
 from model.ensemble import LowRankEnsemble
-from model.lowrank import LowRank
+from model.lowrank import DenoiseCourses, LowRank
 
 ONE = replace(LowRankConfig(), block=16, sampled_blocks=4, space_sigmas=(0.5, 1.0))
 CONFIG = replace(ONE, other_blocks=(12, 20))
@@ -113,4 +113,24 @@ def test_other_sizes_are_left_out_where_time_is_short(
     budget = Budget(seconds)
     found = LowRankEnsemble(LowRank(noisy, CONFIG, budget=budget), budget)
     assert found.left_out == left_out
+    assert len(found.members) == 3 - len(left_out)
+
+
+@pytest.mark.parametrize("seconds, left_out", [(1000.0, ()), (49.0, (20,)), (39.0, (12, 20))])
+def test_other_sizes_are_left_out_where_the_first_took_longer_than_expected(
+    noisy: np.ndarray, seconds: float, left_out: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten seconds to find those of a size, and as many for their images: 30 and then 40 needed."""
+    now = 0.0
+    find = LowRank.find
+
+    def slow(self: LowRank, denoise_courses: DenoiseCourses | None = None) -> None:
+        nonlocal now
+        now += 10
+        find(self, denoise_courses)
+
+    monkeypatch.setattr(LowRank, "find", slow)
+    found = LowRankEnsemble(LowRank(noisy, CONFIG), Budget(seconds, lambda: now))
+    found.find()
+    assert (found.left_out, found.lack) == (left_out, "time")
     assert len(found.members) == 3 - len(left_out)
