@@ -112,6 +112,16 @@ def _read_weights(name: str, folders: list[Path]) -> tuple[Path, Checkpoint] | N
     return None
 
 
+def _say_if_passed_over(folder: Path, taken: Path) -> None:
+    """That weights were brought, and are not those that were wanted or not where they should be."""
+    brought = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if brought and taken.parent != folder:
+        logger.warning(
+            "WARNING: %s holds %s, but no %s: %s is used", folder, ", ".join(brought[:5]),
+            taken.name, taken,
+        )  # fmt: skip
+
+
 def _shape(paths: StackPaths) -> tuple[int, int, int]:
     """[T,H,W] of a stack by its header; of one that cannot be read, which takes no time, zeros."""
     try:
@@ -163,6 +173,8 @@ class Job:
         except DeviceError as error:
             raise JobError(str(error), 2) from error
         checkpoint = self.denoiser.checkpoint
+        if checkpoint and path and MOUNTED_WEIGHTS in self.folders:
+            _say_if_passed_over(MOUNTED_WEIGHTS, path)
         if checkpoint:
             self.record.checkpoint = str(path)
             self.record.checkpoint_sha256 = checkpoint.sha256

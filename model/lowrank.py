@@ -35,6 +35,7 @@ from model.background import blurred_mean, measure_background
 from model.blending import accumulated_weight, hann_window
 from model.budget import Budget, plan_stack
 from model.config import LowRankConfig
+from model.doubts import doubts_about_time, doubts_about_units
 from model.frames import Frames
 from model.motion import measure_motion
 from model.parallel import in_parallel, workers
@@ -387,6 +388,9 @@ class LowRank:
         if self.motion and self.is_aligned:
             self.frames = self.motion.undone(frames)
             self.background = measure_background(self.frames)
+        # whether the recording is what it should be
+        deviation = float(np.median(self.background.deviation))
+        self.doubts = doubts_about_units(deviation, next(iter(frames)).dtype)
         self.looks = self._choose()
         self.seconds = 0.0  # that it will take from here, if there is a limit to fit into,
         self.is_late = False  # and whether that is longer
@@ -490,6 +494,7 @@ class LowRank:
         """With the spatial scale of least estimated risk on some blocks."""
         config = self.config
         samples = self._samples()
+        self.doubts += doubts_about_time([sample.block for sample in samples])
         probes = self._probes(samples)
         best, least = None, np.inf
         for sigma in config.space_sigmas:

@@ -32,7 +32,7 @@ from model.inference import (
 )
 from model.lowrank import MIN_FRAMES, LowRank, LowRankError
 from model.normalise import IntensityScale, fit_scale
-from model.progress import clock_text
+from model.progress import Progress, clock_text
 from model.report import StackRecord, thinned
 from model.result_writer import ResultWriter, open_result
 from model.resume import file_sum
@@ -209,10 +209,10 @@ class Denoiser:
                     result.append(stack.frames[start : start + CONSTANT_BLOCK].astype(np.float64))
             elif recording and recording.render:
                 blocks = recording.render(recording.spans[paths.source])
-                _write_all(blocks, "render", result, record)
+                _write_all(_counted(blocks, stack), "render", result, record)
             elif self.method.low_rank:
                 render = self._by_factors(stack.frames, self.method.low_rank, budget, record)
-                _write_all(render(slice(None)), "render", result, record)
+                _write_all(_counted(render(slice(None)), stack), "render", result, record)
             else:
                 self._adapt_and_infer(result, stack, scale, budget, record, paths.target)
         with record.timed("write"):
@@ -255,6 +255,9 @@ class Denoiser:
             spare = load_network(self.checkpoint).eval() if self.device.is_cuda else None
         with record.timed("decompose"):
             measured = LowRank(frames, config, self.seed, budget=budget)
+            record.doubts = measured.doubts
+            for doubt in record.doubts:
+                logger.warning("  WARNING: %s", doubt)
             if measured.is_late:
                 _note_lateness(measured.seconds, budget, record)
             found = LowRankEnsemble(measured, budget)
@@ -375,6 +378,15 @@ def _read(paths: StackPaths) -> Stack:
     if paths.problem is not None:
         raise StackError(paths.problem)
     return read_stack(paths.source)
+
+
+def _counted(blocks: Iterator[np.ndarray], stack: Stack) -> Iterator[np.ndarray]:
+    """The same blocks, with their progress told."""
+    progress, done = Progress("rendering", len(stack.frames), "frames"), 0
+    for block in blocks:
+        yield block
+        done += len(block)
+        progress.update(done)
 
 
 def _write_all(

@@ -763,6 +763,7 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
         "shortened": [],
         "peak_device_bytes": None,
         "stretched_from": None,
+        "doubts": [],
         "frames_apart": None,
         "frames_repeated": None,
         "motion": None,
@@ -907,6 +908,41 @@ def test_a_job_without_enough_time_says_so_and_still_finishes(limited: dict[str,
     assert re.search(
         r"WARNING: denoising alone needs about \d+:\d\d, 0:00 are left", outcome.stdout
     )
+
+
+# ---- Weights that are mounted ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("brought", "is_taken"), [("deep/lowrank_unet.safetensors", False), ("lowrank_unet.pth", False),
+                              ("lowrank_unet.safetensors", True)],
+)  # fmt: skip
+def test_mounted_weights_are_taken_or_said_to_be_passed_over(
+    brought: str, is_taken: bool, tmp_path: Path
+) -> None:
+    mounted = tmp_path / "model"
+    (mounted / brought).parent.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "weights" / "lowrank_unet.safetensors", mounted / brought)
+    save(tmp_path / "in" / "x.tif", movie((20, 24, 24)))
+    outcome = run(
+        Order(
+            input_dir=tmp_path / "in",
+            output_dir=tmp_path / "out",
+            flags=(),
+            lines_before=f"""
+from pathlib import Path
+import model.job
+model.job.MOUNTED_WEIGHTS = Path({str(mounted)!r})
+""",
+        )
+    )
+    assert (outcome.code, outcome.stderr) == (0, "")
+    used = Path(outcome.record["checkpoint"])
+    assert (used.parent == mounted) == is_taken
+    found = re.search(
+        f"^WARNING: {mounted} holds .*: {used} is used$", outcome.stdout, re.MULTILINE
+    )
+    assert bool(found) == (not is_taken)
 
 
 # ---- Signals -----------------------------------------------------------------------------------
