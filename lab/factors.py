@@ -98,7 +98,7 @@ def factors_of(
 ) -> FactorRecording:
     """Factors of a recording that was measured, and what `target` [T,H,W] has in their place."""
     still = found.motion.undone(target) if found.motion and found.is_aligned else target
-    scaled = still / found.background.deviation.astype(np.float32)
+    scaled = ((still - found.dark) / found.background.deviation).astype(np.float32)
     num_frames = len(target)
 
     def of_block(

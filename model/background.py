@@ -14,6 +14,7 @@ NOISE_SIGMA = 2.0  # pixels over which the noise's variance is averaged
 HOLE = np.ones((5, 5))  # still pixels that fit in no such square lie among changing ones
 LEAST_NOISE = 0.01  # of a pixel that has some, over the usual
 SPIKE = 1e4  # a change squared, over the usual one, that is no noise of the microscope's
+SPIKES = 1e-5  # of all changes at most; more are photons, where there are few
 SPIKE_SAMPLES = 64  # along an axis, that tell what is usual
 DARKEST = 1.0  # percent of the pixels
 NEAR_DARK = 3.0  # deviations of a voxel's noise
@@ -47,18 +48,23 @@ def measure_background(frames: Frames) -> Background:
     num_frames = len(frames)
     some = tuple(slice(None, None, max(1, side // SPIKE_SAMPLES)) for side in frames.shape[1:])
     total = np.zeros(frames.shape[1:])
-    squares = np.zeros(frames.shape[1:])
+    squares, spikes = np.zeros(frames.shape[1:]), np.zeros(frames.shape[1:])
+    num_spikes = 0
     before = None
     for frame in frames:
         frame = frame.astype(np.float64)
         total += frame
         if before is not None:
             change = np.square(frame - before)
-            usual = float(np.median(change[some]))
-            if usual > 0:  # else there are too few photons to tell
-                change[change > SPIKE * usual] = usual
             squares += change
+            usual = float(np.median(change[some]))
+            is_spike = change > SPIKE * usual
+            if is_spike.any():
+                spikes[is_spike] += change[is_spike] - usual
+                num_spikes += int(is_spike.sum())
         before = frame
+    if num_spikes <= SPIKES * squares.size * num_frames:
+        squares -= spikes
     variance = ndimage.gaussian_filter(squares / (2 * (num_frames - 1)), NOISE_SIGMA)
     changes = squares > 0
     if not changes.all():  # an empty border must not count as quiet in the average beside it

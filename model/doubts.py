@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-LAGS = (1, 2, 3, 4, 5, 6, 7, 8)  # frames
-MIN_FRAMES = 64  # to compare frames so far apart
+LARGEST_LAG = 8  # frames
+FEWEST_FRAMES = 64  # to compare frames so far apart
 TURNS = 0.9  # of the difference between neighbours, of frames of one plane where planes take turns
 AVERAGED = 1.5  # times that frames four apart differ more than neighbours, where noise lasts
 GROWING = 1.25  # times that frames eight apart differ more yet, where it is activity
@@ -22,27 +22,28 @@ COARSE = 1.0  # deviation of the noise in units
 
 def doubts_about_time(blocks: Sequence[np.ndarray]) -> list[str]:
     """Of a recording's standardised blocks [T,h,w], float32."""
-    if not blocks or len(blocks[0]) < MIN_FRAMES:
+    if not blocks or len(blocks[0]) < FEWEST_FRAMES:
         return []
-    differences = np.array(
-        [[np.square(block[lag:] - block[:-lag]).mean() for lag in LAGS] for block in blocks]
-    )  # [B,K]
-    usual = np.median(differences, axis=0)
+
+    def differing(lag: int) -> np.ndarray:
+        """Mean squared difference of frames so far apart, in each block."""
+        return np.array([np.square(block[lag:] - block[:-lag]).mean() for block in blocks])
+
+    next_ones, fourth, eighth = differing(1), differing(4), differing(8)
+    usual = np.array([np.median(differing(lag)) for lag in range(1, LARGEST_LAG + 1)])
     found = []
     likest = usual < 0.5 * (usual[0] + usual.min())  # and their multiples
     if usual.min() < TURNS * usual[0]:
         found.append(
-            f"frames are more like those {LAGS[int(likest.argmax())]} further on than like their "
+            f"frames are more like those {1 + int(likest.argmax())} further on than like their "
             "neighbours: if they are planes or channels that take turns, save each on its own"
         )
     # activity makes frames differ the more the further apart; noise that lasts does so at first
-    lasts = (differences[:, 3] > AVERAGED * differences[:, 0]) & (
-        differences[:, 7] < GROWING * differences[:, 3]
-    )
+    lasts = (fourth > AVERAGED * next_ones) & (eighth < GROWING * fourth)
     if lasts.all():
         found.append(
-            "neighbouring frames have noise in common, so that much of it is left: denoise the "
-            "recording as the microscope made it, before it is averaged, smoothed or resampled"
+            "neighbouring frames seem to have noise in common, so that much of it is left: denoise "
+            "the recording as the microscope made it, before it is averaged, smoothed or resampled"
         )
     return found
 
@@ -53,5 +54,5 @@ def doubts_about_units(deviation: float, dtype: np.dtype[Any]) -> list[str]:
         return []
     return [
         f"its noise is {deviation:.2f} units of {dtype}, so that rounding takes away what is faint "
-        "in the result: multiply it by 100, or save it as 32-bit float"
+        "in the result: save it as 32-bit float"
     ]

@@ -114,7 +114,9 @@ def _read_weights(name: str, folders: list[Path]) -> tuple[Path, Checkpoint] | N
 
 def _say_if_passed_over(folder: Path, taken: Path) -> None:
     """That weights were brought, and are not those that were wanted or not where they should be."""
-    brought = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    brought: list[str] = []
+    with suppress(OSError):  # for it is not there, or may not be listed
+        brought = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
     if brought and taken.parent != folder:
         logger.warning(
             "WARNING: %s holds %s, but no %s: %s is used", folder, ", ".join(brought[:5]),

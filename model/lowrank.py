@@ -183,6 +183,7 @@ def noise_along(footprints: np.ndarray, block: np.ndarray) -> np.ndarray:
 
     More where neighbouring pixels have noise in common. Measured beside what the block is known to
     hold, along the same footprints in another place: that of their own courses has signals in it.
+    1 too where a footprint is so wide that there is no other place.
     """
     _, height, width = block.shape
     known = torch.from_numpy(footprints.T)
@@ -388,8 +389,12 @@ class LowRank:
         if self.motion and self.is_aligned:
             self.frames = self.motion.undone(frames)
             self.background = measure_background(self.frames)
+        # [H,W] of what is no light from tissue, and would hide the mean image from a network
+        self.dark = np.where(
+            self.background.has_noise, self.background.dark_level, self.background.mean
+        )
         # whether the recording is what it should be
-        deviation = float(np.median(self.background.deviation))
+        deviation = float(np.median(self.background.deviation[self.background.has_noise]))
         self.doubts = doubts_about_units(deviation, next(iter(frames)).dtype)
         self.looks = self._choose()
         self.seconds = 0.0  # that it will take from here, if there is a limit to fit into,
@@ -399,7 +404,7 @@ class LowRank:
         self.factors: dict[Corner, Factors] = {}
         self._offset: np.ndarray | float = 0.0
         self._has_mean_images = False
-        self._image_scale = 1.0  # deviation of the noise in images, for what is wide in them
+        self._image_scale = 1.0  # what the noise in images is taken for, in deviations
 
     def _axes(self, overlap: float) -> tuple[AxisPlan, AxisPlan]:
         """Where blocks lie along rows and columns."""
@@ -551,11 +556,10 @@ class LowRank:
         is white and of variance 1, for `denoise_images`.
         """
         self._has_mean_images = denoise_courses is not None
-        background = self.background
         self._offset = (
-            np.where(background.has_noise, background.dark_level, background.mean)
+            self.dark
             if denoise_courses
-            else blurred_mean(background, len(self.frames), self.config.mean_sigmas)
+            else blurred_mean(self.background, len(self.frames), self.config.mean_sigmas)
         )
 
         def factors_of(
@@ -575,14 +579,16 @@ class LowRank:
             self.factors[corner] = factors
             scales += scale.tolist()
             progress.update(len(self.factors))
+        # Only what is wide in an image has as much noise as the courses: half-way, in decibels,
+        # has nearly the least error and keeps more of the signals.
         self._image_scale = math.sqrt(float(np.median(scales))) if scales else 1.0
 
     def along(self, courses: np.ndarray, block: np.ndarray, corner: Corner) -> Factors:
         """What the recording has along orthonormal courses in a standardised block [T,h,w]."""
         images = (torch.from_numpy(courses).T @ _flat(block)).numpy()
-        # the block is without its mean; what is only an offset would hide it from a network
+        # the block is without its mean
         part = self._part(*self.block_at(*corner))
-        mean = (self.background.mean - self._offset)[part] / self.background.deviation[part]
+        mean = (self.background.mean - self.dark)[part] / self.background.deviation[part]
         images[0] += np.sqrt(len(block)) * mean.ravel()
         return Factors(courses=courses, footprints=images.astype(np.float32))
 
@@ -598,7 +604,6 @@ class LowRank:
         every = max(1, len(noisy) // PROBED_BLOCKS)
 
         def denoised(images: np.ndarray) -> np.ndarray:
-            # where neighbouring pixels have noise in common, it is as strong as in the courses
             found = self._image_scale * denoiser(images / self._image_scale)
             found[0] += (images[0] - found[0]).mean()
             return found

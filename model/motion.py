@@ -103,7 +103,10 @@ class Motion:
         still = np.empty(frames.shape, np.float32)
 
         def undo(frame: np.ndarray, shift: np.ndarray) -> np.ndarray:
-            return move(self.border.filled(frame) if self.border else frame, -shift)
+            if not self.border:
+                return move(frame, -shift)
+            # again where it was, or it would be tissue that hardly has noise
+            return self.border.filled(move(self.border.filled(frame), -shift))
 
         for number, frame in enumerate(in_parallel(undo, frames, self.shifts)):
             still[number] = frame

@@ -55,11 +55,12 @@ class StackRecord:
     overlap: float | None = None
     windows: int | None = None
     precision: str | None = None  # of inference
+    # Of all parts of a recording, in the first one's record:
     frames_apart: int | None = None  # that show no tissue, or light that is not its own: blurred
     frames_repeated: int | None = None  # the same as the one before, and so their results
     motion: float | None = None  # of the frames, in pixels; None: they were taken for still
     mean_share: float | None = None  # of what the network would change in the mean image, taken
-    doubts: list[str] = field(default_factory=list)  # whether the recording is what it should be
+    doubts: list[str] = field(default_factory=list)  # about the recording, as the log told them
     stretched_from: tuple[float, float] | None = None  # what 0 and 65535 stand for, if asked for
     shortened: list[str] = field(default_factory=list)  # what a lack of time or memory took away
     seconds: dict[str, float] = field(default_factory=dict)  # per stage

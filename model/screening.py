@@ -18,12 +18,14 @@ from scipy import ndimage
 
 from model.frames import ChosenFrames, Frames
 
+MAX_PIXELS = 2**18  # of a frame that are looked at: of large ones every so many rows
 MAX_TILE = 8  # pixels over which brightness is averaged before contrast is taken
 MIN_TILES = 64  # of a frame; of fewer the contrast is too uncertain
-LEAST_CONTRAST = 0.05  # of the usual variance between tiles; tissue that bleaches keeps more
+LEAST_CONTRAST = 0.02  # of the usual variance between tiles; a laser at a seventh leaves more
 STEADY = 1.7  # times that the variance of the next frame mostly is, at most, where it tells
 FLASH_FRAMES = 3  # which a flash lasts at most
-FLASH_DEVIATIONS = 20.0  # of the usual change in a frame's brightness, that a flash begins with
+FLASH_DEVIATIONS = 20.0  # of the usual change in a frame's brightness, that a flash begins with,
+FLASH_LIGHT = 3.0  # of a voxel's noise, and of the contrast in a frame: more than tissue gives
 BLUR = 2.0  # pixels, of what stands apart
 
 
@@ -81,11 +83,15 @@ def screen(frames: Frames, min_frames: int) -> Screening:
 
     Where fewer than `min_frames` would be kept, all are.
     """
+    if len(frames) < min_frames:
+        return Screening(source=np.arange(len(frames)), kept=np.ones(len(frames), bool))
     brightness, contrast, change = _measured(frames)
     # an empty frame may be like the one before by chance, where photons are few
     is_repeated = (change == 0) & (contrast > 0)
     is_flash = np.zeros(len(is_repeated), bool)
-    is_flash[~is_repeated] = _is_flash(brightness[~is_repeated], change[~is_repeated])
+    is_flash[~is_repeated] = _is_flash(
+        brightness[~is_repeated], change[~is_repeated], math.sqrt(float(np.median(contrast)))
+    )
     is_apart = is_flash | _is_blank(contrast, frames.shape)
     first = np.maximum.accumulate(np.where(is_repeated, 0, np.arange(len(is_repeated))))
     is_apart = is_apart[first]  # the same frame, the same reason
@@ -102,13 +108,15 @@ def _measured(frames: Frames) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     The first has changed from nothing.
     """
     num_frames, height, width = frames.shape
+    step = -(-height * width // MAX_PIXELS)
+    height = -(-height // step)
     side = int(np.clip(np.sqrt(height * width / MIN_TILES), 1, MAX_TILE))
     side = min(side, height, width)
     rows, columns = height // side, width // side
     told = np.zeros((3, num_frames))
     before = None
     for number, frame in enumerate(frames):
-        values = frame.astype(np.float64)
+        values = frame[::step].astype(np.float64)
         tiles = values[: rows * side, : columns * side].reshape(rows, side, columns, side)
         told[0, number] = values.mean()
         told[1, number] = tiles.mean((1, 3)).var()
@@ -131,23 +139,26 @@ def _is_blank(contrast: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return is_blank
 
 
-def _is_flash(brightness: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Whether it is, for a few frames, far brighter or darker than before and after."""
+def _is_flash(brightness: np.ndarray, change: np.ndarray, contrast: float) -> np.ndarray:
+    """Whether a frame is, as few beside it, far brighter than before and after.
+
+    `contrast` is a frame's usual deviation between tiles.
+    """
     is_flash = np.zeros(len(brightness), bool)
     if len(brightness) < 2:
         return is_flash
     noise = math.sqrt(float(np.median(change[1:])) / 2)  # of a voxel
     if not noise:  # mostly empty: a single photon is a jump then
         return is_flash
-    usual = float(np.median(brightness))
-    level = np.concatenate([[usual], brightness, [usual]])  # as it was before, and will be
-    jumps = np.abs(np.diff(level))
-    least = max(FLASH_DEVIATIONS * 1.5 * float(np.median(jumps)), noise)
-    for before in np.flatnonzero(jumps > least).tolist():
-        jump = jumps[before]
-        for after in range(before + 2, min(before + 2 + FLASH_FRAMES, len(level))):
-            is_back = abs(level[after] - level[before]) < 0.1 * jump
-            if is_back and jumps[after - 1] > 0.5 * jump:  # at once, as no indicator would
-                is_flash[before : after - 1] = True
+    level = np.append(np.median(brightness), brightness)  # as it usually is, before the first
+    jumps = np.diff(level)  # to each frame
+    usual = 1.5 * float(np.median(np.abs(jumps)))
+    least = max(FLASH_DEVIATIONS * usual, FLASH_LIGHT * noise, FLASH_LIGHT * contrast)
+    for first in np.flatnonzero(jumps > least).tolist():
+        jump = jumps[first]
+        for after in range(first + 1, min(first + 1 + FLASH_FRAMES, len(brightness))):
+            is_back = abs(brightness[after] - level[first]) < 0.1 * jump
+            if is_back and -jumps[after] > 0.5 * jump:  # at once, as hardly an indicator would
+                is_flash[first:after] = True
                 break
     return is_flash

@@ -34,7 +34,10 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "min": 60.0}
 # ScanImage's settings by the ends of their names, which versions 3 to 2023 begin differently.
 SCANIMAGE_CHANNELS = ("hChannels.channelSave", "channelsSave")  # their numbers
 SCANIMAGE_CHANNEL_COUNT = ("acq.numberOfChannelsSave",)
-SCANIMAGE_PLANES = ("hStackManager.numSlices", "stackNumSlices", "acq.numberOfZSlices")
+SCANIMAGE_PLANES = (  # the first may be there beside an older one of the second
+    *("hStackManager.actualNumSlices", "hStackManager.numSlices"),
+    *("stackNumSlices", "acq.numberOfZSlices"),
+)
 SCANIMAGE_HAS_PLANES = ("hStackManager.enable", "hFastZ.enable", "fastZEnable")  # where there
 SCANIMAGE_RATE = ("hRoiManager.scanFrameRate", "scanFrameRate", "acq.frameRate")  # Hz
 SCANIMAGE_AVERAGED = ("hScan2D.logAverageFactor",)  # frames that one was made of
@@ -155,8 +158,8 @@ def _scanimage_settings(tif: tifffile.TiffFile) -> dict[str, str]:
 
 
 def _setting(settings: dict[str, str], ends: tuple[str, ...]) -> str | None:
-    """The first setting whose name ends so."""
-    return next((v for name, v in settings.items() if name.endswith(ends)), None)
+    """The setting whose name ends so; where there are several, by the first of the ends."""
+    return next((v for end in ends for n, v in settings.items() if n.endswith(end)), None)
 
 
 def _require_one_plane(settings: dict[str, str], name: str) -> None:
@@ -169,7 +172,7 @@ def _require_one_plane(settings: dict[str, str], name: str) -> None:
     if num_channels > 1 or num_planes > 1:
         raise StackError(
             f"{name}: ScanImage saved {num_channels} channels and {num_planes} planes, expected "
-            "one [T,H,W] stack; save each channel or plane on its own"
+            "one [T,H,W] stack; save each channel or plane on its own, without ScanImage's settings"
         )
 
 
@@ -218,7 +221,11 @@ def tiff_layout(tif: tifffile.TiffFile, path: Path) -> TiffLayout:
     if tif.is_scanimage:
         # Where a recording was stopped there are fewer than its settings promise; and tifffile
         # guesses from the file's size where these pages are, and loses the last.
-        pages = [_page_at(tif, index, offset) for index, offset in enumerate(offsets)]
+        pages = (
+            list(tif.pages)
+            if tif.is_bigtiff
+            else [_page_at(tif, index, offset) for index, offset in enumerate(offsets)]
+        )
         num_frames, piece = len(pages), None
 
     # ImageJ, beyond 4 GB, has one page stand for all frames, which lie one after the other.

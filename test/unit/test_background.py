@@ -79,6 +79,15 @@ def test_a_spike_in_one_voxel_is_no_noise() -> None:
     np.testing.assert_allclose(measure_background(frames).deviation, 30, rtol=0.1)
 
 
+@pytest.mark.parametrize("rate, gain, read", [(0.2, 1000, 5), (0.1, 300, 2), (2e-3, 1000, 5)])
+def test_few_photons_are_no_spikes(rate: float, gain: float, read: float) -> None:
+    rng = np.random.default_rng(0)
+    frames = gain * rng.poisson(rate, (300, 48, 48)) + rng.normal(0, read, (300, 48, 48))
+    deviation = measure_background(frames).deviation
+    expected = np.sqrt(rate * gain**2 + read**2)
+    assert np.sqrt(np.square(deviation).mean()) == pytest.approx(expected, rel=0.1)
+
+
 @pytest.mark.parametrize("value", [0.0, 4095.0])
 def test_what_is_constant_has_no_noise_up_to_its_edge(value: float) -> None:
     frames = np.random.default_rng(0).normal(500, 30, (400, 40, 40))

@@ -127,6 +127,10 @@ def test_an_empty_border_does_not_hold_the_rest(deviation: float) -> None:
     if deviation:
         assert found is not None
         assert np.sqrt(np.square(found.shifts - shifts).mean()) < 0.15
+        aligned = measure_background(found.undone(frames))
+        assert aligned.has_noise[:, 8:].all() and not aligned.has_noise[:, :8].any()
+        (back,) = found.done(iter([found.undone(frames)]), 0)
+        np.testing.assert_array_equal(back[:, :, :8], 20_000)
     else:
         assert found is None
 

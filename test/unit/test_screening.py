@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from model import screening
 from model.screening import Screening, screen
 
 NUM_FRAMES, LEAST = 120, 16
@@ -45,8 +46,19 @@ def test_noise_alone_is_none() -> None:
     assert apart(np.random.default_rng(0).normal(0, 1, (1500, 16, 16))) == []
 
 
-@pytest.mark.parametrize("value", [4095.0, 1000.0, -500.0])
-@pytest.mark.parametrize("where", [[0], [50], [40, 80, 81, 82, 119]])
+@pytest.mark.parametrize("num_frames", [EVENT + 1, EVENT + 2, EVENT + 3])
+def test_activity_with_which_a_recording_ends_is_none(num_frames: int) -> None:
+    assert apart(recorded()[:num_frames]) == []
+
+
+def test_a_moment_out_of_focus_is_none() -> None:
+    frames = recorded()
+    frames[[30, 31, 90]] *= 0.8
+    assert apart(frames) == []
+
+
+@pytest.mark.parametrize("value", [4095.0, 1000.0])
+@pytest.mark.parametrize("where", [[0], [50], [40, 80, 81, 82, 118], [20, 22, 25, 28, 29, 31]])
 def test_a_flash_stands_apart(value: float, where: list[int]) -> None:
     frames = recorded()
     frames[where] += value
@@ -60,12 +72,20 @@ def test_a_closed_shutter_stands_apart() -> None:
     assert apart(frames) == closed
 
 
+def test_of_large_frames_a_part_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screening, "MAX_PIXELS", 500)
+    frames = recorded()
+    frames[[30, 90]] += 1000
+    frames[50:60] = 0
+    assert apart(frames) == [30, *range(50, 60), 90]
+
+
 def test_repeated_frames_are_kept_once() -> None:
     frames = np.repeat(recorded(), 2, axis=0)
-    screening = screen(frames, LEAST)
-    np.testing.assert_array_equal(screening.source, np.arange(2 * NUM_FRAMES) // 2)
-    assert (screening.num_apart, screening.num_repeated) == (0, NUM_FRAMES)
-    np.testing.assert_array_equal(list(screening.chosen(frames)), frames[::2])
+    found = screen(frames, LEAST)
+    np.testing.assert_array_equal(found.source, np.arange(2 * NUM_FRAMES) // 2)
+    assert (found.num_apart, found.num_repeated) == (0, NUM_FRAMES)
+    np.testing.assert_array_equal(list(found.chosen(frames)), frames[::2])
 
 
 def test_empty_frames_where_photons_are_few_are_all_kept() -> None:
@@ -79,15 +99,15 @@ def test_all_frames_are_kept_where_too_few_would_be() -> None:
     assert screen(frames, LEAST).kept.all()
 
 
-def minus(frames: np.ndarray, screening: Screening, span: slice) -> np.ndarray:
+def minus(frames: np.ndarray, found: Screening, span: slice) -> np.ndarray:
     """What is restored of a stretch where the kept frames were denoised into their negatives."""
-    kept = -np.stack(list(screening.chosen(frames)))
+    kept = -np.stack(list(found.chosen(frames)))
 
     def render(part: slice) -> Iterator[np.ndarray]:
         for start in range(*part.indices(len(kept)))[::7]:
             yield kept[start : min(start + 7, part.stop)]
 
-    return np.concatenate(list(screening.restored(render, frames, span)))
+    return np.concatenate(list(found.restored(render, frames, span)))
 
 
 @pytest.mark.parametrize("span", [slice(None), slice(3, 40), slice(21, 30), slice(39, 120)])
@@ -97,10 +117,10 @@ def test_every_frame_gets_a_result_in_its_place(span: slice) -> None:
     frames[flashes] += 3000
     frames[20:24] = frames[19]
     frames[26] = frames[25]  # of a flash
-    screening = screen(frames, LEAST)
+    found = screen(frames, LEAST)
     expected = -frames
-    expected[[*flashes, 26]] = minus(frames, screening, slice(None))[[*flashes, 26]]
-    np.testing.assert_array_equal(minus(frames, screening, span), expected[span])
+    expected[[*flashes, 26]] = minus(frames, found, slice(None))[[*flashes, 26]]
+    np.testing.assert_array_equal(minus(frames, found, span), expected[span])
     # of a flash the frame itself is left, and little of its noise
     there = expected[24] - recorded()[24] - 3000
     assert there.std() == pytest.approx(20, rel=0.1)  # the recording's own

@@ -212,6 +212,7 @@ def scanimage_tag(**changed: str) -> str:
         "hStackManager.enable": "false",
         "hStackManager.framesPerSlice": "1000",  # promised; the recording was stopped earlier
         "hStackManager.numSlices": "5",  # of an earlier recording
+        "hStackManager.actualNumSlices": "1",
         "hRoiManager.scanFrameRate": "30.03",
         "hScan2D.logAverageFactor": "2",
     }
@@ -253,7 +254,13 @@ def test_scanimage_files_come_back_whole(
     ("software", "description", "found"),
     [
         (scanimage_tag(**{"hChannels.channelSave": "[1;2]"}), "", "2 channels"),
-        (scanimage_tag(**{"hFastZ.enable": "true"}), "", "5 planes"),
+        (scanimage_tag(**{"hChannels.channelSave": "[1 2]"}), "", "2 channels"),
+        (
+            scanimage_tag(**{"hStackManager.enable": "true", "hStackManager.actualNumSlices": "3"}),
+            "",
+            "3 planes",
+        ),
+        ("", SCANIMAGE_5.replace("false", "true").format(1), "5 planes"),
         ("", SCANIMAGE_OLD.format(2), "2 channels"),
         ("", SCANIMAGE_5.format("[1;3]"), "2 channels"),
     ],
