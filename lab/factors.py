@@ -97,7 +97,7 @@ def factors_of(
     found: LowRank, target: np.ndarray, denoise_courses: DenoiseCourses
 ) -> FactorRecording:
     """Factors of a recording that was measured, and what `target` [T,H,W] has in their place."""
-    still = found.motion.undone(target) if found.motion and found.is_aligned else target
+    still = found.removed.undone(target) if found.removed else target
     scaled = ((still - found.dark) / found.background.deviation).astype(np.float32)
     num_frames = len(target)
 

@@ -24,13 +24,12 @@ def doubts_about_time(blocks: Sequence[np.ndarray]) -> list[str]:
     """Of a recording's standardised blocks [T,h,w], float32."""
     if not blocks or len(blocks[0]) < FEWEST_FRAMES:
         return []
-
-    def differing(lag: int) -> np.ndarray:
-        """Mean squared difference of frames so far apart, in each block."""
-        return np.array([np.square(block[lag:] - block[:-lag]).mean() for block in blocks])
-
-    next_ones, fourth, eighth = differing(1), differing(4), differing(8)
-    usual = np.array([np.median(differing(lag)) for lag in range(1, LARGEST_LAG + 1)])
+    # mean squared difference of frames 1, 2 and so on apart, in each block
+    differences = [
+        np.array([np.square(block[lag:] - block[:-lag]).mean() for block in blocks])
+        for lag in range(1, LARGEST_LAG + 1)
+    ]
+    usual = np.median(differences, axis=1)
     found = []
     likest = usual < 0.5 * (usual[0] + usual.min())  # and their multiples
     if usual.min() < TURNS * usual[0]:
@@ -39,6 +38,7 @@ def doubts_about_time(blocks: Sequence[np.ndarray]) -> list[str]:
             "neighbours: if they are planes or channels that take turns, save each on its own"
         )
     # activity makes frames differ the more the further apart; noise that lasts does so at first
+    next_ones, fourth, eighth = (differences[lag - 1] for lag in (1, 4, 8))
     lasts = (fourth > AVERAGED * next_ones) & (eighth < GROWING * fourth)
     if lasts.all():
         found.append(

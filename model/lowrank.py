@@ -385,9 +385,10 @@ class LowRank:
         self.background = measure_background(frames)
         keep = partial(wiener, smoothing=config.spectrum_smoothing)
         self.motion = measure_motion(frames, self.background, keep, config.motion)
-        self.is_aligned = self.motion is not None and not self.motion.is_left_in
-        if self.motion and self.is_aligned:
-            self.frames = self.motion.undone(frames)
+        # the motion that is taken out, and put back at the end
+        self.removed = None if self.motion is None or self.motion.is_left_in else self.motion
+        if self.removed:
+            self.frames = self.removed.undone(frames)
             self.background = measure_background(self.frames)
         # [H,W] of what is no light from tissue, and would hide the mean image from a network
         self.dark = np.where(
@@ -657,7 +658,7 @@ class LowRank:
     def moved_back(self, blocks: Iterator[np.ndarray], frames: slice) -> Iterator[np.ndarray]:
         """The blocks of a rendered stretch, with the motion that was taken out of the recording."""
         first, _, _ = frames.indices(len(self.frames))
-        return self.motion.done(blocks, first) if self.motion and self.is_aligned else blocks
+        return self.removed.done(blocks, first) if self.removed else blocks
 
     def render_still(self, frames: slice = slice(None)) -> Iterator[np.ndarray]:
         """As they would be had nothing moved."""

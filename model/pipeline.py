@@ -264,7 +264,7 @@ class Denoiser:
             found.find(partial(denoised_courses, net, self.device, spare=spare) if net else None)
         if measured.motion:
             record.motion = measured.motion.deviation
-            if measured.is_aligned:
+            if measured.removed:
                 logger.info("  frames are %.2f pixels off their mean place: aligned", record.motion)
             else:
                 record.shortened.append("motion left in for lack of memory")

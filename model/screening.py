@@ -131,11 +131,11 @@ def _is_blank(contrast: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if shape[1] * shape[2] < MIN_TILES:
         return np.zeros(len(contrast), bool)
     usual = float(np.median(contrast))
-    # of few photons a frame may show none by chance
-    ratio = (contrast[1:] + 0.01 * usual) / np.maximum(contrast[:-1] + 0.01 * usual, 1e-300)
-    if np.median(np.maximum(ratio, 1 / np.maximum(ratio, 1e-300))) > STEADY:
-        return np.zeros(len(contrast), bool)
     is_blank: np.ndarray = contrast < LEAST_CONTRAST * usual
+    if is_blank.any():
+        # of few photons a frame may show none by chance
+        changes = np.abs(np.diff(np.log(contrast + 0.01 * usual)))
+        is_blank &= np.median(changes) <= math.log(STEADY)
     return is_blank
 
 
