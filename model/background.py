@@ -83,18 +83,26 @@ def measure_background(frames: Frames) -> Background:
 
 
 def blurred_mean(background: Background, num_frames: int, sigmas: Sequence[float]) -> np.ndarray:
-    """The mean image [H,W] of so many frames, blurred as far as its own noise makes worthwhile.
+    """The mean image [H,W] of so many frames, blurred as far as its own noise makes worthwhile."""
+    variance = float(np.square(background.deviation).mean()) / num_frames
+    return blur_of_least_risk(background.mean, variance, sigmas)[0]
 
-    By the width of least risk, as Stein estimates it; exact for a blur.
+
+def blur_of_least_risk(
+    image: np.ndarray, variance: float, sigmas: Sequence[float]
+) -> tuple[np.ndarray, float, float]:
+    """An image [H,W] with white noise of a variance, blurred: it, the blur's width and its risk.
+
+    The width is that of least mean squared error, as Stein estimates it; exact for a blur. The risk
+    is that error and the noise's variance.
     """
-    mean, variance = background.mean, float(np.square(background.deviation).mean()) / num_frames
     impulse = np.zeros((33, 33))
     impulse[16, 16] = 1
-    best, least = mean, np.inf
+    best, width, least = image, 0.0, np.inf
     for sigma in sigmas:
-        blurred = ndimage.gaussian_filter(mean, sigma)
+        blurred = ndimage.gaussian_filter(image, sigma)
         centre = ndimage.gaussian_filter(impulse, sigma)[16, 16]
-        risk = np.square(mean - blurred).mean() + 2 * variance * centre
+        risk = float(np.square(image - blurred).mean() + 2 * variance * centre)
         if risk < least:
-            best, least = blurred, risk
-    return best
+            best, width, least = blurred, sigma, risk
+    return best, width, least

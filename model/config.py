@@ -300,6 +300,12 @@ class RunConfig:
         "unet_att: multiply every window by the root of noisy over denoised brightness, which its "
         "published code offers",
     )
+    mean_image: str = _knob(
+        "recording",
+        "of the methods with windows: the result's mean over time is the recording's own, as far "
+        "as its noise allows, or as the network gives it, as published",
+        ("recording", "network"),
+    )
     stretch_16bit: bool = _knob(
         False,
         "unet_att: write 16 bits that span the result's least to greatest voxel, as its "
@@ -353,6 +359,11 @@ class RunConfig:
         method = METHODS[AUTO[1] if self.method == "auto" else self.method]
         if self.precision != "auto" and method.low_rank:
             raise UsageError(f"--precision {self.precision}: {self.method} computes in fp32 alone")
+        if self.mean_image != "recording" and (method.low_rank or self.method == "auto"):
+            raise UsageError(
+                f"--mean-image {self.mean_image} belongs to the methods with windows; name one of "
+                "them with --method"
+            )
         if self.steps and not method.stages + method.scratch_stages:
             raise UsageError(
                 f"--steps {self.steps}: {self.method} does not adapt to a stack by iterations; "

@@ -210,6 +210,7 @@ class Job:
                 self.device, config.precision, takes_bf16=method.takes_bf16
             ),
             keeps_brightness=config.keep_brightness,
+            takes_mean=config.mean_image == "recording",
             stretches=config.stretch_16bit,
         )
 
@@ -306,6 +307,7 @@ class Job:
             "seed": config.seed,
             "precision": self.denoiser.precision,
             "keep_brightness": config.keep_brightness,
+            "mean_image": config.mean_image,
             "stretch_16bit": config.stretch_16bit,
             "normalise_together": config.normalise_together,
         }

@@ -31,6 +31,7 @@ from model.inference import (
     seconds_per_window,
 )
 from model.lowrank import MIN_FRAMES, LowRank, LowRankError
+from model.mean_image import with_mean_of
 from model.normalise import IntensityScale, fit_scale
 from model.progress import Progress, clock_text
 from model.report import StackRecord, thinned
@@ -77,6 +78,7 @@ class Denoiser:
     precision: Precision = "fp32"  # of inference
     keeps_brightness: bool = False  # see model.inference.infer
     stretches: bool = False  # see model.stretch
+    takes_mean: bool = True  # the recording's; see model.mean_image
 
     def stages(self) -> tuple[Stage, ...]:
         """The adaptation of one stack; with `steps` the stages keep their proportions."""
@@ -333,6 +335,8 @@ class Denoiser:
             precision=self.precision, keeps_brightness=self.keeps_brightness,
         )  # fmt: skip
         blocks = map(scale.invert, blocks)
+        if self.takes_mean:
+            blocks = with_mean_of(stack.frames, blocks, target, record)
         if self.stretches:
             blocks = stretched(blocks, stack.shape, target, record)
         _write_all(blocks, "infer", result, record)

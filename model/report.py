@@ -55,6 +55,7 @@ class StackRecord:
     overlap: float | None = None
     windows: int | None = None
     precision: str | None = None  # of inference
+    mean_blur: float | None = None  # pixels, of the recording's mean image where it was taken over
     # Of all parts of a recording, in the first one's record:
     frames_apart: int | None = None  # that show no tissue, or light that is not its own: blurred
     frames_repeated: int | None = None  # the same as the one before, and so their results

@@ -176,6 +176,32 @@ def test_the_published_gain_is_off_and_can_be_asked_for(weights: Path, tmp_path:
     assert "belongs to unet_att" in refused.last_line
 
 
+@pytest.mark.parametrize("method", ["unet3d", "niddl"])
+def test_the_mean_image_may_be_left_as_the_network_gives_it(
+    method: str, weights: Path, tmp_path: Path
+) -> None:
+    noisy = write_recording(tmp_path / "in").astype(np.float64)
+    flags = ("--method", method, "--weights", str(weights))
+    away = {}
+    for mean in ("recording", "network"):
+        done = run(tmp_path, *flags, "--mean-image", mean)
+        assert done.code == 0
+        record = json.loads((done.output / RECORD_NAME).read_text())["stacks"][0]
+        assert (record["mean_blur"] is None) == (mean == "network")
+        away[mean] = abs(tifffile.imread(done.output / "mouse.tif").mean() - noisy.mean())
+    assert away["recording"] < 1 < away["network"]  # an untrained network's is anywhere
+
+
+@pytest.mark.parametrize("method", ["auto", "lowrank"])
+def test_the_mean_image_of_a_network_without_windows_is_refused(
+    method: str, tmp_path: Path
+) -> None:
+    write_recording(tmp_path / "in")
+    done = run(tmp_path, "--method", method, "--mean-image", "network")
+    assert done.code == 2
+    assert "--mean-image network belongs to the methods with windows" in done.last_line
+
+
 # ---- What is taken where none is named ---------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ import torch
 from model.architectures import build
 from model.checkpoint import SUMS_FILE, save_checkpoint
 from model.config import RunConfig
+from model.mean_image import SIGMAS
 from model.report import RECORD_NAME
 from model.result_writer import TEMPORARY_PREFIX
 from model.stack_io import PLATFORM_INPUT, PLATFORM_OUTPUT
@@ -709,6 +710,7 @@ def test_the_record_tells_all_that_was_promised_of_the_job(
         "steps": 2,
         "seed": 1,
         "keep_brightness": False,
+        "mean_image": "recording",
         "stretch_16bit": False,
         "normalise_together": False,
     }
@@ -741,6 +743,7 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
     before, after = stack.pop("judged")
     assert stack.pop("is_adapted") == (after < before)
     assert stack.pop("precision") in ("fp32", "bf16")  # what this processor is fast at
+    assert stack.pop("mean_blur") in (None, *SIGMAS)
     assert stack == {
         "method": "restormer3d",
         "status": "denoised",
