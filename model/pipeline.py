@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from model.mean_image import with_mean_of
 from model.normalise import IntensityScale, fit_scale
 from model.progress import Progress, clock_text
 from model.report import StackRecord, thinned
+from model.residual import Residual
 from model.result_writer import ResultWriter, open_result
 from model.resume import file_sum
 from model.screening import screen
@@ -77,6 +78,7 @@ class Denoiser:
     steps: int | None  # the operator's, instead of the method's
     precision: Precision = "fp32"  # of inference
     keeps_brightness: bool = False  # see model.inference.infer
+    takes_mean: bool = True  # the recording's; see model.mean_image
     stretches: bool = False  # see model.stretch
     takes_mean: bool = True  # the recording's; see model.mean_image
 
@@ -211,10 +213,11 @@ class Denoiser:
                     result.append(stack.frames[start : start + CONSTANT_BLOCK].astype(np.float64))
             elif recording and recording.render:
                 blocks = recording.render(recording.spans[paths.source])
-                _write_all(_counted(blocks, stack), "render", result, record)
+                _write_all(_counted(blocks, stack), "render", result, record, stack.frames)
             elif self.method.low_rank:
                 render = self._by_factors(stack.frames, self.method.low_rank, budget, record)
-                _write_all(_counted(render(slice(None)), stack), "render", result, record)
+                blocks = _counted(render(slice(None)), stack)
+                _write_all(blocks, "render", result, record, stack.frames)
             else:
                 self._adapt_and_infer(result, stack, scale, budget, record, paths.target)
         with record.timed("write"):
@@ -257,9 +260,7 @@ class Denoiser:
             spare = load_network(self.checkpoint).eval() if self.device.is_cuda else None
         with record.timed("decompose"):
             measured = LowRank(frames, config, self.seed, budget=budget)
-            record.doubts = measured.doubts
-            for doubt in record.doubts:
-                logger.warning("  WARNING: %s", doubt)
+            _note_doubts(measured.doubts, record)
             if measured.is_late:
                 _note_lateness(measured.seconds, budget, record)
             found = LowRankEnsemble(measured, budget)
@@ -339,7 +340,7 @@ class Denoiser:
             blocks = with_mean_of(stack.frames, blocks, target, record)
         if self.stretches:
             blocks = stretched(blocks, stack.shape, target, record)
-        _write_all(blocks, "infer", result, record)
+        _write_all(blocks, "infer", result, record, None if self.stretches else stack.frames)
 
     def _plan(
         self,
@@ -398,15 +399,33 @@ def _write_all(
     stage: str,
     result: ResultWriter,
     record: StackRecord,
+    frames: np.ndarray | None,
 ) -> None:
-    """Write blocks [n,H,W], in the stack's units, as they are made, both timed."""
+    """Write blocks [n,H,W] as they are made, timed, and note what was taken out of `frames`.
+
+    None, where the blocks are not in the units of these.
+    """
+    residual = Residual(frames) if frames is not None else None
     while True:
         with record.timed(stage):
             block = next(blocks, None)
         if block is None:
-            return
+            break
         with record.timed("write"):
             result.append(block)
+        if residual:
+            with record.timed("check"):
+                residual.look(block)
+    if residual and (figures := residual.figures()):
+        record.residual = asdict(figures)
+        logger.info("  taken out: %.3f times the noise", figures.over_noise)
+        _note_doubts(figures.doubts(), record)
+
+
+def _note_doubts(doubts: list[str], record: StackRecord) -> None:
+    record.doubts += doubts
+    for doubt in doubts:
+        logger.warning("  WARNING: %s", doubt)
 
 
 def _note_lateness(seconds: float, budget: Budget, record: StackRecord) -> None:

@@ -61,7 +61,8 @@ class StackRecord:
     frames_repeated: int | None = None  # the same as the one before, and so their results
     motion: float | None = None  # of the frames, in pixels; None: they were taken for still
     mean_share: float | None = None  # of what the network would change in the mean image, taken
-    doubts: list[str] = field(default_factory=list)  # about the recording, as the log told them
+    residual: dict[str, float | None] | None = None  # see model.residual; None: no noise to tell
+    doubts: list[str] = field(default_factory=list)  # about recording and result, as in the log
     stretched_from: tuple[float, float] | None = None  # what 0 and 65535 stand for, if asked for
     shortened: list[str] = field(default_factory=list)  # what a lack of time or memory took away
     seconds: dict[str, float] = field(default_factory=dict)  # per stage

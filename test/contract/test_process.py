@@ -744,6 +744,13 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
     assert stack.pop("is_adapted") == (after < before)
     assert stack.pop("precision") in ("fp32", "bf16")  # what this processor is fast at
     assert stack.pop("mean_blur") in (None, *SIGMAS)
+    residual = stack.pop("residual")
+    assert residual.pop("places_with_signal") is None  # too few frames
+    residual_frames = movie((6, 30, 18), seed=2) - tifffile.imread(outcome.output / "b.tif")
+    assert residual.pop("mean") == pytest.approx(np.median(residual_frames[1:].mean((1, 2))))
+    assert residual.keys() == {"over_noise", "like_last_frame", "like_next_pixel"}
+    (doubt,) = stack.pop("doubts")
+    assert "times as strong as the noise" in doubt  # what two iterations teach is not enough
     assert stack == {
         "method": "restormer3d",
         "status": "denoised",
@@ -766,7 +773,6 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
         "shortened": [],
         "peak_device_bytes": None,
         "stretched_from": None,
-        "doubts": [],
         "frames_apart": None,
         "frames_repeated": None,
         "motion": None,
@@ -774,7 +780,7 @@ def test_the_record_tells_all_that_was_promised_of_a_stack(adapted: dict[str, Ou
     }
     assert len(curve) == 2
     assert min(curve) > 0
-    assert seconds.keys() == {"read", "normalise", "plan", "adapt", "infer", "write"}
+    assert seconds.keys() == {"read", "normalise", "plan", "adapt", "infer", "write", "check"}
     assert seconds["adapt"] > 0
 
 
