@@ -820,6 +820,7 @@ VARIABLES = {  # and where the record shows that it was heeded
     "DENOISE_DEVICE": ("cpu", lambda record: record["device"][:3].lower()),
     "DENOISE_SEED": ("7", lambda record: str(record["seed"])),
     "DENOISE_PRECISION": ("fp32", lambda record: record["stacks"][0]["precision"]),
+    "DENOISE_MEAN_IMAGE": ("network", lambda record: record["settings"]["mean_image"]),
     "DENOISE_NORMALISE_TOGETHER": (
         "yes",
         lambda record: "yes" if record["settings"]["normalise_together"] is True else "no",
@@ -835,7 +836,7 @@ def from_environment(tmp_path_factory: pytest.TempPathFactory, weights: Path) ->
         "DENOISE_INPUT_DIR": str(folder / "in"),
         "DENOISE_OUTPUT_DIR": str(folder / "out"),
         "DENOISE_WEIGHTS": str(weights),
-        "DENOISE_LOG_LEVEL": "warning",
+        "DENOISE_LOG_LEVEL": "error",  # of an untrained network's result the log warns
         "DENOISE_KEEP_BRIGHTNESS": "no",  # test_methods.py has this flag and the next,
         "DENOISE_STRETCH_16BIT": "no",  # which this method refuses
         "DENOISE_OVERWRITE": "no",  # test_resume.py has it
