@@ -80,7 +80,6 @@ class Denoiser:
     keeps_brightness: bool = False  # see model.inference.infer
     takes_mean: bool = True  # the recording's; see model.mean_image
     stretches: bool = False  # see model.stretch
-    takes_mean: bool = True  # the recording's; see model.mean_image
 
     def stages(self) -> tuple[Stage, ...]:
         """The adaptation of one stack; with `steps` the stages keep their proportions."""
