@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +37,7 @@ from model.budget import Budget, plan_stack
 from model.config import LowRankConfig
 from model.doubts import doubts_about_time, doubts_about_units
 from model.frames import Frames
+from model.memory import available_bytes
 from model.motion import measure_motion
 from model.parallel import in_parallel, workers
 from model.progress import Progress
@@ -49,6 +50,8 @@ FRAMES_AT_A_TIME = 64  # rendered; fewer where they would have more voxels than
 VOXELS_AT_A_TIME = 2**25
 SAMPLE_BYTES = 2**30  # of sampled blocks, their noise not counted: long recordings have fewer
 TRUNCATE = 3.0  # deviations, where a Gaussian ends
+MEMORY = 0.8  # of what is left, that factors are expected to take at most
+BANDS = 3  # a row of blocks, smoothed, and its parts in work, in rows of blocks
 WITH_THE_REST = 5.0  # a block's time with networks, reading and rendering, over that without
 PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to be followed
 ARTEFACT = 1.3  # times the greatest component of noise in the usual block: that is none of noise
@@ -380,8 +383,7 @@ class LowRank:
             )
         self.frames, self.config = frames, config
         self._seed, self._rng = seed, np.random.default_rng(seed)
-        self.overlap = config.overlaps[0]  # of neighbouring blocks
-        self.rows, self.columns = self._axes(self.overlap)
+        self._overlap_by(config.overlaps[0])
         self.background = measure_background(frames)
         keep = partial(wiener, smoothing=config.spectrum_smoothing)
         self.motion = measure_motion(frames, self.background, keep, config.motion)
@@ -398,10 +400,12 @@ class LowRank:
         deviation = float(np.median(self.background.deviation[self.background.has_noise]))
         self.doubts = doubts_about_units(deviation, next(iter(frames)).dtype)
         self.looks = self._choose()
+        overlaps = self._overlaps_in_memory()
+        self._overlap_by(overlaps[0])
         self.seconds = 0.0  # that it will take from here, if there is a limit to fit into,
         self.is_late = False  # and whether that is longer
         if budget and not math.isinf(budget.remaining()):
-            self._fit_into(budget)
+            self._fit_into(budget, overlaps)
         self.factors: dict[Corner, Factors] = {}
         self._offset: np.ndarray | float = 0.0
         self._has_mean_images = False
@@ -414,8 +418,37 @@ class LowRank:
         rows, columns = (plan_axis(n, size, overlap, pad=False) for n in (height, width))
         return rows, columns
 
-    def _fit_into(self, budget: Budget) -> None:
-        """Take the largest overlap for which time is left, by the seconds that one block takes."""
+    def _overlap_by(self, overlap: float) -> None:
+        """Lay neighbouring blocks so far over each other, as a part of their size."""
+        self.overlap = overlap
+        self.rows, self.columns = self._axes(overlap)
+
+    def _num_blocks(self, overlap: float) -> int:
+        rows, columns = self._axes(overlap)
+        return rows.num_windows * columns.num_windows
+
+    def _overlaps_in_memory(self) -> tuple[float, ...]:
+        """Those of the configuration with which the factors of all blocks fit into what is left.
+
+        The least if only just. LowRankError where not even that.
+        """
+        overlaps, size, num_frames = self.config.overlaps, self.config.block, len(self.frames)
+        band = 4 * num_frames * size * self.frames.shape[2]
+        # images are there twice while they are denoised
+        block = 4 * (self._usual_components + 1) * (num_frames + 2 * size**2)
+        left = available_bytes() - BANDS * band
+        fit = tuple(each for each in overlaps if self._num_blocks(each) * block <= MEMORY * left)
+        if not fit and self._num_blocks(overlaps[-1]) * block > left:
+            needed = self._num_blocks(overlaps[-1]) * block + BANDS * band
+            raise LowRankError(
+                f"{num_frames} frames need about {needed / 1e9:.1f} GB, and "
+                f"{available_bytes() / 1e9:.1f} GB are left; cut the recording into shorter files, "
+                "or use a machine with more memory"
+            )
+        return fit or overlaps[-1:]
+
+    def _fit_into(self, budget: Budget, overlaps: Sequence[float]) -> None:
+        """Take the largest of these for which time is left, by the seconds that one block takes."""
         block = self._standardised(*self.block_at(self.rows.starts[0], self.columns.starts[0]))
         one_look = replace(self.looks, wider_threshold=math.inf)  # the other is among the rest
 
@@ -428,15 +461,9 @@ class LowRank:
         for _ in in_parallel(work, range(copies)):
             pass
         each = WITH_THE_REST * (time.perf_counter() - begin) / copies
-
-        def count_blocks(overlap: float) -> int:
-            rows, columns = self._axes(overlap)
-            return rows.num_windows * columns.num_windows
-
-        plan = plan_stack(budget.remaining(), each, count_blocks, self.config.overlaps)
-        self.overlap, self.seconds = plan.overlap, plan.inference_seconds
-        self.is_late = plan.is_late
-        self.rows, self.columns = self._axes(plan.overlap)
+        plan = plan_stack(budget.remaining(), each, self._num_blocks, overlaps)
+        self.seconds, self.is_late = plan.inference_seconds, plan.is_late
+        self._overlap_by(plan.overlap)
 
     def in_blocks_of(self, size: int) -> LowRank:
         """The same recording in blocks of another size, to be found anew."""
@@ -512,6 +539,8 @@ class LowRank:
             if best is None or risk < least:
                 best, least = (principal, threshold, sigma), risk
         assert best is not None
+        principal, threshold, _ = best
+        self._usual_components = float(np.mean([(s > threshold).sum() for s, _ in principal]))
         return _looks(samples, *best, config)
 
     def each_block(self, work: Callable[[Corner, np.ndarray, Components], Made]) -> Iterator[Made]:

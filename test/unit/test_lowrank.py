@@ -272,6 +272,40 @@ def test_blocks_overlap_less_where_time_is_short(seconds: float, overlap: float)
     assert stsnr(clean, result).stsnr > stsnr(clean, noisy(clean)).stsnr + 10
 
 
+def test_the_memory_that_factors_will_take_is_known_before_they_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames, config = noisy(cells(1500)), replace(CONFIG, overlaps=(0.5,))
+    taken = with_noisy_images(frames).num_bytes
+    monkeypatch.setattr(lowrank, "BANDS", 0)
+    monkeypatch.setattr(lowrank, "available_bytes", lambda: 1.6 * taken)
+    assert LowRank(frames, config).overlap == 0.5
+    monkeypatch.setattr(lowrank, "available_bytes", lambda: 0.6 * taken)
+    with pytest.raises(LowRankError):
+        LowRank(frames, config)
+
+
+def test_blocks_overlap_less_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = cells(400)
+    taken = with_noisy_images(noisy(clean)).num_bytes
+    band = 4 * 400 * CONFIG.block * clean.shape[2]
+    monkeypatch.setattr(lowrank, "available_bytes", lambda: lowrank.BANDS * band + 1.1 * taken)
+    found = found_in(noisy(clean))
+    assert found.overlap < 0.5
+    result = np.concatenate(list(found.render()))
+    assert stsnr(clean, result).stsnr > stsnr(clean, noisy(clean)).stsnr + 10
+    # time is shared among the overlaps that there is memory for
+    assert LowRank(noisy(clean), CONFIG, budget=Budget(1e6)).overlap == found.overlap
+
+
+def test_a_recording_that_cannot_fit_into_memory_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lowrank, "available_bytes", lambda: 1e5)
+    with pytest.raises(LowRankError, match=r"200 frames need about 0\.0 GB.* shorter files"):
+        LowRank(noisy(cells()), CONFIG)
+
+
 # ---- Images for a network ----------------------------------------------------------------------
 
 
