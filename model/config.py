@@ -295,6 +295,11 @@ class RunConfig:
         False, "take the stacks of a folder for parts of one recording, so that they join"
     )
     log_level: str = _knob("info", "how much to say", ("debug", "info", "warning", "error"))
+    pictures: bool = _knob(
+        False,
+        "a picture of every stack that is denoised, in the output's folder pictures: recorded, "
+        "denoised, and what was taken out",
+    )
     keep_brightness: bool = _knob(
         False,
         "unet_att: multiply every window by the root of noisy over denoised brightness, which its "

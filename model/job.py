@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 # A checkpoint that was uploaded beside the image wins over the one in it.
 MOUNTED_WEIGHTS = Path("/opt/ml/model")
+PICTURES = "pictures"  # folder in that of the results
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -157,6 +158,10 @@ class Job:
         _check_writable(config.output_dir)
         remove_stray_temporaries(config.output_dir)
         self.device = device
+        self.pictures = config.output_dir / PICTURES if config.pictures else None
+        if self.pictures and is_platform_layout(config.input_dir):
+            logger.warning("WARNING: no pictures in the platform's layout, which takes one image")
+            self.pictures = None
         self.folders = [config.weights] if config.weights else [MOUNTED_WEIGHTS, SHIPPED_WEIGHTS]
         method = _chosen_method(config, self.folders)
         self.record = JobRecord(
@@ -211,6 +216,7 @@ class Job:
             ),
             keeps_brightness=config.keep_brightness,
             takes_mean=config.mean_image == "recording",
+            pictures=self.pictures,
             stretches=config.stretch_16bit,
         )
 

@@ -33,6 +33,7 @@ from model.inference import (
 from model.lowrank import MIN_FRAMES, LowRank, LowRankError
 from model.mean_image import with_mean_of
 from model.normalise import IntensityScale, fit_scale
+from model.picture import Picture
 from model.progress import Progress, clock_text
 from model.report import StackRecord, thinned
 from model.residual import Residual
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 # Blocks [n,H,W] of a stretch of denoised frames, in order.
 Render = Callable[[slice], Iterator[np.ndarray]]
+# Takes each block [n,H,W] of a result, in order.
+Look = Callable[[np.ndarray], None]
 
 CONSTANT_BLOCK = 64  # frames at a time when a constant stack is copied
 
@@ -80,6 +83,7 @@ class Denoiser:
     keeps_brightness: bool = False  # see model.inference.infer
     takes_mean: bool = True  # the recording's; see model.mean_image
     stretches: bool = False  # see model.stretch
+    pictures: Path | None = None  # folder in that of the results; see model.picture
 
     def stages(self) -> tuple[Stage, ...]:
         """The adaptation of one stack; with `steps` the stages keep their proportions."""
@@ -204,6 +208,10 @@ class Denoiser:
             f"p{percentiles.low_percentile:g}": scale.low,
             f"p{percentiles.high_percentile:g}": scale.high,
         }
+        residual, picture = Residual(stack.frames), Picture(stack.frames)
+        looks: list[Look] = []
+        if not self.stretches:  # which leaves the recording's units
+            looks = [residual.look, picture.look] if self.pictures else [residual.look]
         # Opened before the work, not after it: a full disk must not cost a night.
         with open_result(paths.target, self._as_written(stack, scale)) as result:
             if scale.is_constant:
@@ -212,13 +220,18 @@ class Denoiser:
                     result.append(stack.frames[start : start + CONSTANT_BLOCK].astype(np.float64))
             elif recording and recording.render:
                 blocks = recording.render(recording.spans[paths.source])
-                _write_all(_counted(blocks, stack), "render", result, record, stack.frames)
+                _write_all(_counted(blocks, stack), "render", result, record, looks)
             elif self.method.low_rank:
                 render = self._by_factors(stack.frames, self.method.low_rank, budget, record)
                 blocks = _counted(render(slice(None)), stack)
-                _write_all(blocks, "render", result, record, stack.frames)
+                _write_all(blocks, "render", result, record, looks)
             else:
-                self._adapt_and_infer(result, stack, scale, budget, record, paths.target)
+                self._adapt_and_infer(result, stack, scale, budget, record, paths.target, looks)
+        _note_residual(residual, record)
+        if self.pictures and looks and not scale.is_constant:
+            name = paths.target.relative_to(self.pictures.parent)
+            with record.timed("picture"):
+                _draw(picture, self.pictures / f"{name}.png", residual)
         with record.timed("write"):
             record.result_sha256 = file_sum(paths.target)
         record.status = "unchanged" if scale.is_constant else "denoised"
@@ -295,6 +308,7 @@ class Denoiser:
         budget: Budget,
         record: StackRecord,
         target: Path,
+        looks: Sequence[Look],
     ) -> None:
         method, device = self.method, self.device
         # Fresh for every stack, random weights too: no stack teaches the next.
@@ -339,7 +353,7 @@ class Denoiser:
             blocks = with_mean_of(stack.frames, blocks, target, record)
         if self.stretches:
             blocks = stretched(blocks, stack.shape, target, record)
-        _write_all(blocks, "infer", result, record, None if self.stretches else stack.frames)
+        _write_all(blocks, "infer", result, record, looks)
 
     def _plan(
         self,
@@ -398,27 +412,33 @@ def _write_all(
     stage: str,
     result: ResultWriter,
     record: StackRecord,
-    frames: np.ndarray | None,
+    looks: Sequence[Look],
 ) -> None:
-    """Write blocks [n,H,W] as they are made, timed, and note what was taken out of `frames`.
-
-    None, where the blocks are not in the units of these.
-    """
-    residual = Residual(frames) if frames is not None else None
+    """Write blocks [n,H,W] as they are made, and show them to all that look at them, all timed."""
     while True:
         with record.timed(stage):
             block = next(blocks, None)
         if block is None:
-            break
+            return
         with record.timed("write"):
             result.append(block)
-        if residual:
-            with record.timed("check"):
-                residual.look(block)
-    if residual and (figures := residual.figures()):
+        with record.timed("check"):
+            for look in looks:
+                look(block)
+
+
+def _note_residual(residual: Residual, record: StackRecord) -> None:
+    if figures := residual.figures():
         record.residual = asdict(figures)
         logger.info("  taken out: %.3f times the noise", figures.over_noise)
         _note_doubts(figures.doubts(), record)
+
+
+def _draw(picture: Picture, path: Path, residual: Residual) -> None:
+    try:
+        picture.write(path, residual)
+    except StackError as error:  # the result matters more
+        logger.warning("  no picture: %s", error)
 
 
 def _note_doubts(doubts: list[str], record: StackRecord) -> None:

@@ -53,7 +53,7 @@ class Residual:
         self._num_looked_at = 0
         self._before: tuple[np.ndarray, np.ndarray] | None = None  # last frame and its residual
         self._told: list[tuple[float, ...]] = []  # by every frame that is not as the last one
-        height, width = frames.shape[1:]
+        self._shape = height, width = frames.shape[1:]
         self._rows, self._columns = (
             min(length, max(LEAST_SIDE, -(-length // MAX_PLACES))) for length in (height, width)
         )
@@ -102,19 +102,35 @@ class Residual:
         if not change:
             return None
         square_or_1 = square or 1.0  # where nothing was taken out
+        signal = self._signal_of_places()
         return ResidualFigures(
             over_noise=float(np.sqrt(square / (change / 2))),
             like_last_frame=float(with_last / square_or_1),
             like_next_pixel=float(with_next / square_or_1 - change_next / change),
             mean=float(mean),
-            places_with_signal=self._places_with_signal(),
+            places_with_signal=None if signal is None else float((signal > SIGNAL).mean()),
         )
 
-    def _places_with_signal(self) -> float | None:
-        """The sum of a course's correlations with its past, against what white noise reaches."""
+    def _signal_of_places(self) -> np.ndarray | None:
+        """Of every place, the sum of its course's correlations with its past.
+
+        In deviations of that sum for white noise; None where the recording is too short.
+        """
         num_frames = len(self._told)
         if num_frames < MIN_FRAMES:
             return None
         variance, *past = self._products / num_frames - np.square(self._sum / num_frames)
         correlation = np.divide(sum(past), variance, np.zeros_like(variance), where=variance > 0)
-        return float((correlation > SIGNAL * np.sqrt(LAGS / num_frames)).mean())
+        return np.asarray(correlation / np.sqrt(LAGS / num_frames))
+
+    def signal(self) -> np.ndarray | None:
+        """How much of what was taken out lasts from frame to frame, [H,W]; None: too short.
+
+        In deviations of what white noise reaches; the same for all pixels of a place.
+        """
+        places = self._signal_of_places()
+        if places is None:
+            return None
+        large = places.repeat(self._rows, 0).repeat(self._columns, 1)
+        rest = [(0, side - there) for side, there in zip(self._shape, large.shape, strict=True)]
+        return np.pad(large, rest, "edge")

@@ -19,6 +19,7 @@ from model.config import METHODS
 from model.lowrank import MIN_FRAMES
 from model.report import RECORD_NAME
 from model.resume import file_sum
+from model.stack_io import PLATFORM_INPUT
 
 PROGRAM = Path(__file__).parents[2] / "process.py"
 SHAPE = (20, 40, 36)  # no multiple of any window
@@ -200,6 +201,47 @@ def test_the_mean_image_of_a_network_without_windows_is_refused(
     done = run(tmp_path, "--method", method, "--mean-image", "network")
     assert done.code == 2
     assert "--mean-image network belongs to the methods with windows" in done.last_line
+
+
+# ---- Pictures ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["lowrank", "niddl"])
+def test_a_picture_of_every_stack_is_drawn_where_asked_for(
+    method: str, weights: Path, tmp_path: Path
+) -> None:
+    write_recording(tmp_path / "in")
+    write_recording(tmp_path / "in/deep")
+    constant = np.full(SHAPE, 7, np.uint16)
+    tifffile.imwrite(tmp_path / "in/constant.tif", constant, photometric="minisblack")
+    flags = ("--method", method, "--weights", str(weights))
+    done = run(tmp_path, *flags, "--pictures")
+    assert (done.code, done.last_line) == (0, "")
+    drawn = done.output / "pictures"
+    pictures = sorted(str(path.relative_to(drawn)) for path in drawn.rglob("*") if path.is_file())
+    assert pictures == ["deep/mouse.tif.png", "mouse.tif.png"]
+    with_picture = (done.output / "mouse.tif").read_bytes()
+    shutil.rmtree(done.output)
+    assert run(tmp_path, *flags).code == 0
+    assert not drawn.exists()
+    assert (done.output / "mouse.tif").read_bytes() == with_picture
+
+
+def test_the_platform_which_takes_one_image_gets_no_picture(weights: Path, tmp_path: Path) -> None:
+    write_recording(tmp_path / "in" / PLATFORM_INPUT)
+    done = run(tmp_path, "--method", "lowrank", "--weights", str(weights), "--pictures")
+    assert (done.code, done.last_line) == (0, "")
+    written = {path.name for path in done.output.rglob("*") if path.is_file()}
+    assert written == {RECORD_NAME, "mouse.tif"}
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_result(weights: Path, tmp_path: Path) -> None:
+    write_recording(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "pictures").write_text("in the way")
+    done = run(tmp_path, "--method", "lowrank", "--weights", str(weights), "--pictures")
+    assert (done.code, done.last_line) == (0, "")
+    assert (done.output / "mouse.tif").exists()
 
 
 # ---- What is taken where none is named ---------------------------------------------------------

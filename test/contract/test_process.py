@@ -837,8 +837,9 @@ def from_environment(tmp_path_factory: pytest.TempPathFactory, weights: Path) ->
         "DENOISE_OUTPUT_DIR": str(folder / "out"),
         "DENOISE_WEIGHTS": str(weights),
         "DENOISE_LOG_LEVEL": "error",  # of an untrained network's result the log warns
-        "DENOISE_KEEP_BRIGHTNESS": "no",  # test_methods.py has this flag and the next,
-        "DENOISE_STRETCH_16BIT": "no",  # which this method refuses
+        "DENOISE_PICTURES": "no",  # test_methods.py has this flag and the next,
+        "DENOISE_KEEP_BRIGHTNESS": "no",  # and those that this method refuses
+        "DENOISE_STRETCH_16BIT": "no",
         "DENOISE_OVERWRITE": "no",  # test_resume.py has it
     }
     values = {name: value for name, (value, _) in VARIABLES.items()}

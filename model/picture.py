@@ -1,0 +1,93 @@
+"""A picture of one stack for a person to look at: recorded, denoised, and what was taken out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+
+from model.residual import SIGNAL, Residual
+from model.result_writer import write_failures_named
+
+LEAST_SIDE = 256  # screen pixels of a frame; smaller ones are enlarged
+GAP = 4  # screen pixels between frames
+DARKEST, BRIGHTEST = 1.0, 99.8  # percentiles of a frame that become black and white
+NOISE_RANGE = 3.0  # deviations of what was taken out that become black and white
+
+
+class Picture:
+    """Looks once at the frames [T,H,W] of a recording beside their results, in order.
+
+    Above: the frame in the middle as it was recorded, as it was denoised (both in the grey scale of
+    the second), and the first less the second, grey where nothing was taken out. Below: the mean of
+    the recording over time, the deviation of the result over time, which shows what was active, and
+    where what was taken out lasts from frame to frame, white where that is no noise.
+    """
+
+    def __init__(self, frames: np.ndarray) -> None:
+        self._frames = frames
+        self._num_looked_at = 0
+        self._recorded, self._denoised, self._squares = np.zeros((3, *frames.shape[1:]))
+        self._moment = np.zeros((2, *frames.shape[1:]))
+
+    def look(self, denoised: np.ndarray) -> None:
+        """At the next frames' results [n,H,W], in the recording's units."""
+        first = self._num_looked_at
+        self._num_looked_at += len(denoised)
+        recorded = self._frames[first : self._num_looked_at]
+        self._recorded += recorded.sum(axis=0, dtype=np.float64)
+        self._denoised += denoised.sum(axis=0, dtype=np.float64)
+        self._squares += np.square(denoised, dtype=np.float64).sum(axis=0)
+        middle = len(self._frames) // 2
+        if first <= middle < self._num_looked_at:
+            self._moment = np.stack([recorded[middle - first], denoised[middle - first]])
+
+    def write(self, path: Path, residual: Residual) -> None:
+        """As a PNG, with what `residual` tells of the places; StackError where that fails."""
+        num_frames = max(1, self._num_looked_at)
+        mean = self._denoised / num_frames
+        deviation = np.sqrt(np.maximum(self._squares / num_frames - np.square(mean), 0))
+        recorded, denoised = self._moment.astype(np.float64)
+        difference = recorded - denoised
+        limit = NOISE_RANGE * float(difference.std())
+        signal = residual.signal()
+        rows = (
+            (
+                _grey(recorded, *_range_of(denoised)),
+                _grey(denoised, *_range_of(denoised)),
+                _grey(difference, -limit, limit),
+            ),
+            (
+                _grey(self._recorded, *_range_of(self._recorded)),
+                _grey(deviation, 0.0, _range_of(deviation)[1]),
+                _grey(np.zeros_like(mean) if signal is None else signal, 0.0, SIGNAL),
+            ),
+        )
+        image = _beside([_beside(row, axis=1) for row in rows], axis=0)
+        temporary = path.with_name(f".{path.name}.tmp")
+        with write_failures_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(imagecodecs.png_encode(image))
+            temporary.replace(path)
+
+
+def _range_of(frame: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(frame, [DARKEST, BRIGHTEST])
+    return float(low), float(high)
+
+
+def _grey(frame: np.ndarray, low: float, high: float) -> np.ndarray:
+    """A frame [H,W] as uint8, enlarged where it is small."""
+    scaled = np.clip((frame - low) / (high - low if high > low else 1.0), 0, 1)
+    times = -(-LEAST_SIDE // max(frame.shape))
+    return np.rint(255 * scaled).astype(np.uint8).repeat(times, 0).repeat(times, 1)
+
+
+def _beside(parts: list[np.ndarray] | tuple[np.ndarray, ...], axis: int) -> np.ndarray:
+    """Images one after the other along an axis, with white between."""
+    shape = list(parts[0].shape)
+    shape[axis] = GAP
+    gap = np.full(shape, 255, np.uint8)
+    joined = [each for part in parts for each in (gap, part)][1:]
+    return np.ascontiguousarray(np.concatenate(joined, axis))
