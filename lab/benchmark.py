@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,8 +39,11 @@ from model.ensemble import LowRankEnsemble
 from model.inference import WindowGrid, denoised_courses, denoised_images, infer
 from model.job import SHIPPED_WEIGHTS
 from model.lowrank import LowRank
+from model.mean_image import with_mean_of
 from model.memory import peak_resident_bytes
 from model.normalise import IntensityScale, fit_scale, temporal_median
+from model.report import StackRecord
+from model.residual import Residual
 from model.result_writer import open_result
 from model.stack_io import read_stack
 
@@ -117,8 +121,16 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
         seconds[stage] = seconds.get(stage, 0.0) + now - begin
         begin = now
 
+    def lapped(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The same, timed by what makes them and by what takes them."""
+        for block in blocks:
+            lap("tile and blend")
+            yield block
+            lap("mean image")
+
     stack = read_stack(source)
     lap("read")
+    residual = Residual(stack.frames)
     if name and (low_rank := METHODS[name].low_rank):
         has_network = METHODS[name].checkpoint != "never"
         found = LowRankEnsemble(LowRank(stack.frames, low_rank))
@@ -138,6 +150,8 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
                 lap("render")
                 result.append(block)
                 lap("write")
+                residual.look(block)
+                lap("look at what was taken out")
         seconds["total"] = sum(seconds.values())
         seconds[PEAK] = peak_resident_bytes() / 2**30
         return seconds
@@ -155,11 +169,15 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
         stride = (1, 1, 1)
     grid = WindowGrid.over(stack.shape, method.tile, method.tile.largest_overlap, stride)
     blocks = infer(net, stack.frames, scale, grid, device=pick_device("cpu"), tile_batch=1)
+    blocks = lapped(map(scale.invert, blocks))
+    record = StackRecord(file=source.name)
     with open_result(target, stack) as result:
-        for block in blocks:
-            lap("tile and blend")
-            result.append(scale.invert(block))
+        for block in with_mean_of(stack.frames, blocks, target, record):
+            lap("mean image")
+            result.append(block)
             lap("write")
+            residual.look(block)
+            lap("look at what was taken out")
     lap("write")
     seconds["total"] = sum(seconds.values())
     seconds[PEAK] = peak_resident_bytes() / 2**30

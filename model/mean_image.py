@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.background import blur_of_least_risk, measure_background
+from model.background import SPIKES, blur_of_least_risk, measure_background
 from model.report import StackRecord
 from model.spool import open_spool
 from model.stack import StackError
@@ -40,23 +40,31 @@ def with_mean_of(
         yield from blocks
         return
     background = measure_background(frames)
-    usual = float(np.square(background.deviation).mean())
-    limit = LARGEST_DIFFERENCE * np.maximum(background.deviation, np.sqrt(usual))
+    variance = np.square(background.deviation).mean() / len(frames)
+    limit = LARGEST_DIFFERENCE * np.maximum(background.deviation, np.sqrt(variance * len(frames)))
+    work = np.result_type(frames.dtype, np.float32)
     with ExitStack() as until_all_are_there:
         try:
-            spool = until_all_are_there.enter_context(open_spool(frames.shape, target))
+            spool = until_all_are_there.enter_context(open_spool(frames.shape, work, target))
         except StackError as error:
             record.shortened.append("mean image left as it came for lack of room on the disk")
             logger.warning("  %s; %s", record.shortened[-1], error)
             yield from blocks
             return
-        total, num_done = np.zeros(frames.shape[1:]), 0
+        total, spikes = np.zeros((2, *frames.shape[1:]))
+        num_done = num_spikes = 0
         for block in blocks:
-            lacking = frames[num_done : num_done + len(block)] - block
-            total += np.clip(lacking, -limit, limit).sum(axis=0, dtype=np.float64)
             spool.append(block)
-            num_done += len(block)
-        image, record.mean_blur = _worth_adding(total / len(frames), usual / len(frames))
+            for denoised in block:
+                lacking = frames[num_done].astype(work) - denoised
+                total += lacking
+                beyond = lacking - np.clip(lacking, -limit, limit)
+                spikes += beyond
+                num_spikes += int(np.count_nonzero(beyond))
+                num_done += 1
+        if num_spikes <= SPIKES * frames.size:  # more are photons, where there are few
+            total -= spikes
+        image, record.mean_blur = _worth_adding(total / len(frames), variance)
         for block in spool:
             yield block + image
 

@@ -8,7 +8,6 @@ import imagecodecs
 import numpy as np
 
 from model.residual import SIGNAL, Residual
-from model.result_writer import write_failures_named
 
 LEAST_SIDE = 256  # screen pixels of a frame; smaller ones are enlarged
 GAP = 4  # screen pixels between frames
@@ -22,7 +21,8 @@ class Picture:
     Above: the frame in the middle as it was recorded, as it was denoised (both in the grey scale of
     the second), and the first less the second, grey where nothing was taken out. Below: the mean of
     the recording over time, the deviation of the result over time, which shows what was active, and
-    where what was taken out lasts from frame to frame, white where that is no noise.
+    where what was taken out lasts from frame to frame, white where that is no noise, grey where the
+    recording is too short to tell.
     """
 
     def __init__(self, frames: np.ndarray) -> None:
@@ -33,22 +33,21 @@ class Picture:
 
     def look(self, denoised: np.ndarray) -> None:
         """At the next frames' results [n,H,W], in the recording's units."""
-        first = self._num_looked_at
-        self._num_looked_at += len(denoised)
-        recorded = self._frames[first : self._num_looked_at]
-        self._recorded += recorded.sum(axis=0, dtype=np.float64)
-        self._denoised += denoised.sum(axis=0, dtype=np.float64)
-        self._squares += np.square(denoised, dtype=np.float64).sum(axis=0)
-        middle = len(self._frames) // 2
-        if first <= middle < self._num_looked_at:
-            self._moment = np.stack([recorded[middle - first], denoised[middle - first]])
+        for result in denoised:
+            recorded = self._frames[self._num_looked_at]
+            self._recorded += recorded
+            self._denoised += result
+            self._squares += np.square(result, dtype=np.float64)
+            if self._num_looked_at == len(self._frames) // 2:
+                self._moment = np.stack([recorded, result]).astype(np.float64)
+            self._num_looked_at += 1
 
     def write(self, path: Path, residual: Residual) -> None:
-        """As a PNG, with what `residual` tells of the places; StackError where that fails."""
+        """As a PNG, with what `residual` tells of the places; whole or not at all."""
         num_frames = max(1, self._num_looked_at)
         mean = self._denoised / num_frames
         deviation = np.sqrt(np.maximum(self._squares / num_frames - np.square(mean), 0))
-        recorded, denoised = self._moment.astype(np.float64)
+        recorded, denoised = self._moment
         difference = recorded - denoised
         limit = NOISE_RANGE * float(difference.std())
         signal = residual.signal()
@@ -61,15 +60,17 @@ class Picture:
             (
                 _grey(self._recorded, *_range_of(self._recorded)),
                 _grey(deviation, 0.0, _range_of(deviation)[1]),
-                _grey(np.zeros_like(mean) if signal is None else signal, 0.0, SIGNAL),
+                _grey(np.full_like(mean, SIGNAL / 2) if signal is None else signal, 0.0, SIGNAL),
             ),
         )
         image = _beside([_beside(row, axis=1) for row in rows], axis=0)
         temporary = path.with_name(f".{path.name}.tmp")
-        with write_failures_named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             temporary.write_bytes(imagecodecs.png_encode(image))
             temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _range_of(frame: np.ndarray) -> tuple[float, float]:
@@ -79,7 +80,9 @@ def _range_of(frame: np.ndarray) -> tuple[float, float]:
 
 def _grey(frame: np.ndarray, low: float, high: float) -> np.ndarray:
     """A frame [H,W] as uint8, enlarged where it is small."""
-    scaled = np.clip((frame - low) / (high - low if high > low else 1.0), 0, 1)
+    scaled = (
+        np.clip((frame - low) / (high - low), 0, 1) if high > low else np.full(frame.shape, 0.5)
+    )
     times = -(-LEAST_SIDE // max(frame.shape))
     return np.rint(255 * scaled).astype(np.uint8).repeat(times, 0).repeat(times, 1)
 

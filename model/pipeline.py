@@ -52,6 +52,8 @@ Render = Callable[[slice], Iterator[np.ndarray]]
 # Takes each block [n,H,W] of a result, in order.
 Look = Callable[[np.ndarray], None]
 
+# A voxel, for its mean image and the looks at what was taken out: twice what was measured.
+SECONDS_AROUND = 60e-9
 CONSTANT_BLOCK = 64  # frames at a time when a constant stack is copied
 
 
@@ -208,10 +210,13 @@ class Denoiser:
             f"p{percentiles.low_percentile:g}": scale.low,
             f"p{percentiles.high_percentile:g}": scale.high,
         }
-        residual, picture = Residual(stack.frames), Picture(stack.frames)
-        looks: list[Look] = []
-        if not self.stretches:  # which leaves the recording's units
-            looks = [residual.look, picture.look] if self.pictures else [residual.look]
+        residual, picture = Residual(stack.frames), None
+        looks = [residual.look]
+        if self.pictures and not scale.is_constant:
+            picture = Picture(stack.frames)
+            looks.append(picture.look)
+        if self.stretches:  # the recording's units are left
+            looks, picture = [], None
         # Opened before the work, not after it: a full disk must not cost a night.
         with open_result(paths.target, self._as_written(stack, scale)) as result:
             if scale.is_constant:
@@ -228,7 +233,7 @@ class Denoiser:
             else:
                 self._adapt_and_infer(result, stack, scale, budget, record, paths.target, looks)
         _note_residual(residual, record)
-        if self.pictures and looks and not scale.is_constant:
+        if picture and self.pictures:
             name = paths.target.relative_to(self.pictures.parent)
             with record.timed("picture"):
                 _draw(picture, self.pictures / f"{name}.png", residual)
@@ -374,7 +379,7 @@ class Denoiser:
             net, stack.frames, scale, grid, self.device, tile_batch, self.precision
         )
         plan = plan_stack(
-            budget.remaining(),
+            budget.remaining() - SECONDS_AROUND * stack.frames.size,
             each,
             lambda overlap: WindowGrid.over(stack.shape, tile, overlap, stride_of(net)).num_windows,
             (full, *(overlap for overlap in tile.reduced_overlaps if overlap < full)),
@@ -437,8 +442,8 @@ def _note_residual(residual: Residual, record: StackRecord) -> None:
 def _draw(picture: Picture, path: Path, residual: Residual) -> None:
     try:
         picture.write(path, residual)
-    except StackError as error:  # the result matters more
-        logger.warning("  no picture: %s", error)
+    except Exception as error:  # whatever it is, the result matters more
+        logger.warning("  no picture at %s: %s", path, error)
 
 
 def _note_doubts(doubts: list[str], record: StackRecord) -> None:

@@ -56,12 +56,13 @@ class StackRecord:
     windows: int | None = None
     precision: str | None = None  # of inference
     mean_blur: float | None = None  # pixels, of the recording's mean image where it was taken over
+    # see model.residual; None: no noise to tell it by, or a result in other units
+    residual: dict[str, float | None] | None = None
     # Of all parts of a recording, in the first one's record:
     frames_apart: int | None = None  # that show no tissue, or light that is not its own: blurred
     frames_repeated: int | None = None  # the same as the one before, and so their results
     motion: float | None = None  # of the frames, in pixels; None: they were taken for still
     mean_share: float | None = None  # of what the network would change in the mean image, taken
-    residual: dict[str, float | None] | None = None  # see model.residual; None: no noise to tell
     doubts: list[str] = field(default_factory=list)  # about recording and result, as in the log
     stretched_from: tuple[float, float] | None = None  # what 0 and 65535 stand for, if asked for
     shortened: list[str] = field(default_factory=list)  # what a lack of time or memory took away

@@ -13,6 +13,7 @@ import numpy as np
 
 MAX_PLACES = 32  # along an axis
 LEAST_SIDE = 8  # pixels, of a place; about a cell
+LEAST_CORRELATION = 0.2  # summed over these frames: less is no loss, however sure it is
 LAGS = 8  # frames back, that a place's course is compared with
 MIN_FRAMES = 64  # for these to tell
 SIGNAL = 6.0  # deviations of what noise reaches there, beyond which a place has lost a signal
@@ -40,7 +41,8 @@ class ResidualFigures:
         if self.places_with_signal:
             found.append(
                 f"in {self.places_with_signal:.1%} of the field what was taken out lasts from "
-                "frame to frame: look at the recording less the result for activity in it"
+                "frame to frame: look at the recording less the result for activity in it, if "
+                "frames have no noise in common"
             )
         return found
 
@@ -50,30 +52,35 @@ class Residual:
 
     def __init__(self, frames: np.ndarray) -> None:
         self._frames = frames
+        self._work = np.result_type(frames.dtype, np.float32)  # which 32-bit integers do not fit
         self._num_looked_at = 0
         self._before: tuple[np.ndarray, np.ndarray] | None = None  # last frame and its residual
         self._told: list[tuple[float, ...]] = []  # by every frame that is not as the last one
-        self._shape = height, width = frames.shape[1:]
         self._rows, self._columns = (
-            min(length, max(LEAST_SIDE, -(-length // MAX_PLACES))) for length in (height, width)
+            np.linspace(0, side, min(MAX_PLACES, max(1, side // LEAST_SIDE)) + 1).astype(int)
+            for side in frames.shape[1:]
         )
-        places = height // self._rows, width // self._columns
-        self._past: deque[np.ndarray] = deque(maxlen=LAGS + 1)  # means of places, the last first
-        self._sum = np.zeros(places)  # over frames, of every place's mean
-        self._products = np.zeros((LAGS + 1, *places))  # with itself so many frames before
+        places = len(self._rows) - 1, len(self._columns) - 1
+        # means of places, in deviations of their frame's residual: of the first frames, of the
+        # last ones (the last first), their sum over all, and their products so many frames apart
+        self._first: list[np.ndarray] = []
+        self._past: deque[np.ndarray] = deque(maxlen=LAGS + 1)
+        self._sum = np.zeros(places)
+        self._products = np.zeros((LAGS + 1, *places))
 
     def look(self, denoised: np.ndarray) -> None:
         """At the next frames' results [n,H,W], in the recording's units."""
         for result in denoised:
-            frame = self._frames[self._num_looked_at].astype(np.float32)
+            frame = self._frames[self._num_looked_at].astype(self._work)
             self._num_looked_at += 1
-            self._look_at(frame, frame - result)
+            with np.errstate(over="ignore", invalid="ignore"):  # figures tell no more then
+                self._look_at(frame, (frame - result).astype(np.float32))
 
     def _look_at(self, frame: np.ndarray, residual: np.ndarray) -> None:
         before, self._before = self._before, (frame, residual)
         if before is None:
             return
-        change = frame - before[0]
+        change = (frame - before[0]).astype(np.float32)
         if not change.any():  # stored twice: no noise of its own
             return
         pairs = (
@@ -85,9 +92,16 @@ class Residual:
         )
         products = [float((one * other).mean()) if one.size else 0.0 for one, other in pairs]
         self._told.append((float(residual.mean()), *products))
-        rows, columns = self._sum.shape
-        inside = residual[: rows * self._rows, : columns * self._columns]
-        means = inside.reshape(rows, self._rows, columns, self._columns).mean((1, 3), np.float64)
+        self._compare_places(residual, np.sqrt(products[0]) or 1.0)
+
+    def _compare_places(self, residual: np.ndarray, deviation: float) -> None:
+        """With the frames before; each in deviations of its own, so that a flash counts little."""
+        rows, columns = self._rows, self._columns
+        sums = np.add.reduceat(residual, rows[:-1], axis=0, dtype=np.float64)
+        sums = np.add.reduceat(sums, columns[:-1], axis=1)
+        means = sums / np.outer(np.diff(rows), np.diff(columns)) / deviation
+        if len(self._first) < LAGS:
+            self._first.append(means)
         self._sum += means
         self._past.appendleft(means)
         for lag, past in enumerate(self._past):
@@ -98,39 +112,48 @@ class Residual:
         if not self._told:
             return None
         # medians over frames, so that a flash does not count
-        mean, square, with_last, with_next, change, change_next = np.median(self._told, axis=0)
-        if not change:
+        told = np.median(self._told, axis=0)
+        mean, square, with_last, with_next, change, change_next = told
+        if not change or not np.isfinite(told).all():
             return None
         square_or_1 = square or 1.0  # where nothing was taken out
-        signal = self._signal_of_places()
+        lasts = self._correlations()
         return ResidualFigures(
             over_noise=float(np.sqrt(square / (change / 2))),
             like_last_frame=float(with_last / square_or_1),
             like_next_pixel=float(with_next / square_or_1 - change_next / change),
             mean=float(mean),
-            places_with_signal=None if signal is None else float((signal > SIGNAL).mean()),
+            places_with_signal=None
+            if lasts is None
+            else float(((lasts > LEAST_CORRELATION) & (self._deviations(lasts) > SIGNAL)).mean()),
         )
 
-    def _signal_of_places(self) -> np.ndarray | None:
-        """Of every place, the sum of its course's correlations with its past.
-
-        In deviations of that sum for white noise; None where the recording is too short.
-        """
+    def _correlations(self) -> np.ndarray | None:
+        """Of every place, the sum of its course's correlations with its past; None: too short."""
         num_frames = len(self._told)
         if num_frames < MIN_FRAMES:
             return None
-        variance, *past = self._products / num_frames - np.square(self._sum / num_frames)
-        correlation = np.divide(sum(past), variance, np.zeros_like(variance), where=variance > 0)
-        return np.asarray(correlation / np.sqrt(LAGS / num_frames))
+        covariances = [self._products[0] / num_frames - np.square(self._sum / num_frames)]
+        for lag in range(1, LAGS + 1):
+            num_pairs = num_frames - lag
+            later = self._sum - sum(self._first[:lag])
+            earlier = self._sum - sum(list(self._past)[:lag])
+            product = self._products[lag] - later * earlier / num_pairs
+            covariances.append(product / num_pairs)
+        variance, *past = covariances
+        return np.divide(sum(past), variance, np.zeros_like(variance), where=variance > 0)
+
+    def _deviations(self, correlations: np.ndarray) -> np.ndarray:
+        """These in deviations of what they are for white noise."""
+        return np.asarray(correlations / np.sqrt(LAGS / len(self._told)))
 
     def signal(self) -> np.ndarray | None:
         """How much of what was taken out lasts from frame to frame, [H,W]; None: too short.
 
         In deviations of what white noise reaches; the same for all pixels of a place.
         """
-        places = self._signal_of_places()
-        if places is None:
+        correlations = self._correlations()
+        if correlations is None:
             return None
-        large = places.repeat(self._rows, 0).repeat(self._columns, 1)
-        rest = [(0, side - there) for side, there in zip(self._shape, large.shape, strict=True)]
-        return np.pad(large, rest, "edge")
+        large = self._deviations(correlations).repeat(np.diff(self._rows), axis=0)
+        return large.repeat(np.diff(self._columns), axis=1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ class Spool:
     """Takes blocks [n,H,W] in order and gives them back as they came; made by `open_spool`."""
 
     def __init__(self, waiting: np.ndarray) -> None:
-        self._waiting = waiting  # [T,H,W] float32
+        self._waiting = waiting  # [T,H,W]
         self._starts = [0]
 
     def append(self, block: np.ndarray) -> None:
@@ -33,15 +35,16 @@ class Spool:
 
 
 @contextmanager
-def open_spool(shape: tuple[int, ...], target: Path) -> Iterator[Spool]:
-    """Room for a result [T,H,W] in float32, in a nameless file beside `target`.
+def open_spool(shape: tuple[int, ...], dtype: np.dtype[Any], target: Path) -> Iterator[Spool]:
+    """Room for a result [T,H,W] of a dtype, in a nameless file beside `target`.
 
     Raises StackError where the disk has none.
     """
     with write_failures_named(target):
         file = TemporaryFile(dir=target.parent)  # noqa: SIM115
     with file:
-        num_bytes = int(np.prod(shape)) * np.dtype(np.float32).itemsize
         with write_failures_named(target):
-            os.posix_fallocate(file.fileno(), 0, num_bytes)  # or writing to the map would kill
-        yield Spool(np.memmap(file, np.float32, "r+", shape=shape))
+            # or writing to the map would kill
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
+            waiting = np.memmap(file, dtype, "r+", shape=shape)
+        yield Spool(waiting)

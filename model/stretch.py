@@ -20,7 +20,7 @@ def stretched(
 
     Raises StackError where the disk has no room for them to wait until both ends are known.
     """
-    with open_spool(shape, target) as spool:
+    with open_spool(shape, np.dtype(np.float32), target) as spool:
         low, high = np.inf, -np.inf
         for block in blocks:
             spool.append(block)

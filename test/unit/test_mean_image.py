@@ -91,6 +91,21 @@ def test_a_spike_is_no_part_of_the_mean(
     assert np.abs(mended - clean).max() < NOISE / 4
 
 
+def test_photons_are_no_spikes_where_they_are_few(tmp_path: Path, record: StackRecord) -> None:
+    frames = np.random.default_rng(0).poisson(0.005, (2000, 32, 32)).astype(np.uint8)
+    mended = result(frames, np.full(frames.shape, 0.005), tmp_path, record)
+    assert mended.mean() == pytest.approx(frames.mean(), rel=0.02)
+
+
+def test_32_bits_keep_their_precision(
+    clean: np.ndarray, tmp_path: Path, record: StackRecord
+) -> None:
+    far = np.random.default_rng(1).normal(clean, NOISE).round().astype(np.uint32) + 10**9
+    blocks = iter([clean[:100] + 1e9, clean[100:] + 1e9])
+    mended = np.concatenate(list(with_mean_of(far, blocks, tmp_path / "x.tif", record)))
+    assert error(mended, clean + 1e9) < 0.1 * NOISE**2 / len(far)
+
+
 def test_a_single_frame_has_no_mean_to_tell(
     clean: np.ndarray, noisy: np.ndarray, tmp_path: Path, record: StackRecord
 ) -> None:

@@ -1,5 +1,6 @@
 """The picture of one stack."""
 
+import errno
 from pathlib import Path
 
 import imagecodecs
@@ -8,7 +9,6 @@ import pytest
 
 from model.picture import GAP, Picture
 from model.residual import Residual
-from model.stack import StackError
 
 SHAPE = (130, 256, 264)
 
@@ -75,8 +75,21 @@ def test_a_single_frame_has_a_picture_too(tmp_path: Path) -> None:
     assert len(np.unique(panels(image, 256, 256)[0])) > 10
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+def test_where_nothing_was_taken_out_or_little_is_known_it_is_grey(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).poisson(50, (20, 256, 256)).astype(np.uint16)
+    image = drawn(tmp_path / "x.png", frames, frames.astype(np.float32))
+    _, _, difference, _, _, signal = panels(image, 256, 256)
+    assert set(np.unique([difference, signal])) <= {127, 128}
+
+
+def test_a_picture_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     frames = np.zeros((2, 8, 8), np.uint8)
-    with pytest.raises(StackError, match=r"file.x\.png"):
-        drawn(tmp_path / "file" / "x.png", frames, frames.astype(np.float32))
+    with pytest.raises(OSError, match="full"):
+        drawn(tmp_path / "x.png", frames, frames.astype(np.float32))
+    assert list(tmp_path.iterdir()) == []

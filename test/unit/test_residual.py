@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.residual import Residual, ResidualFigures
+from model.residual import SIGNAL, Residual, ResidualFigures
 
 NOISE = 40.0
 SHAPE = (300, 40, 48)
@@ -40,18 +40,78 @@ def test_noise_alone_is_as_it_should_be(clean: np.ndarray, noise: np.ndarray) ->
 
 
 def test_a_cell_that_was_taken_out_is_found_where_it_was(
-    clean: np.ndarray, noise: np.ndarray
+    clean: np.ndarray, noise: np.ndarray, lost: np.ndarray
 ) -> None:
-    """Of a fifth of a voxel's noise, in 2 of 30 places of 8x8 pixels."""
-    activity = np.zeros(SHAPE)
-    decay = np.exp(-np.arange(60) / 15)
-    for start in (20, 150):
-        activity[start : start + 60, 8:24, 16:24] = 0.5 * NOISE * decay[:, None, None]
-    figures = figures_of(clean + noise + activity, clean)
+    """In 2 of 30 places of 8x8 pixels."""
+    figures = figures_of(clean + noise + lost, clean)
     assert figures.places_with_signal == pytest.approx(2 / 30)
     (doubt,) = figures.doubts()
     assert "in 6.7% of the field" in doubt
-    assert figures_of(clean + noise + activity, clean + activity).doubts() == []
+    assert figures_of(clean + noise + lost, clean + lost).doubts() == []
+
+
+@pytest.fixture(scope="module")
+def lost() -> np.ndarray:
+    """A cell's activity, half a voxel's noise high."""
+    activity = np.zeros(SHAPE)
+    for start in (20, 150):
+        course = 0.5 * NOISE * np.exp(-np.arange(60) / 15)
+        activity[start : start + 60, 8:24, 16:24] = course[:, None, None]
+    return activity
+
+
+def test_a_flash_does_not_hide_what_was_lost(
+    clean: np.ndarray, noise: np.ndarray, lost: np.ndarray
+) -> None:
+    frames = clean + noise + lost
+    frames[50] = 65535
+    frames[200] += 5 * NOISE
+    assert figures_of(frames, clean).places_with_signal == pytest.approx(2 / 30)
+
+
+def test_nor_does_a_result_that_is_darker(
+    clean: np.ndarray, noise: np.ndarray, lost: np.ndarray
+) -> None:
+    figures = figures_of(clean + noise + lost, clean - NOISE / 2)
+    assert figures.places_with_signal == pytest.approx(2 / 30)
+
+
+def test_no_part_of_the_field_is_left_out(clean: np.ndarray, noise: np.ndarray) -> None:
+    """47x43 pixels: a cell in the last corner."""
+    rng = np.random.default_rng(2)
+    frames = rng.normal(300, NOISE, (300, 47, 43))
+    frames[100:160, 40:, 36:] += 0.5 * NOISE
+    assert figures_of(frames, np.full(frames.shape, 300, np.float32)).places_with_signal
+    residual = Residual(frames)
+    residual.look(np.full(frames.shape, 300, np.float32))
+    signal = residual.signal()
+    assert signal is not None
+    assert signal.shape == (47, 43)
+    assert np.unravel_index(signal.argmax(), signal.shape) >= (36, 32)
+
+
+def test_a_correlation_that_is_sure_but_small_is_no_loss() -> None:
+    rng = np.random.default_rng(3)
+    frames = rng.normal(0, NOISE, (40000, 8, 8)).astype(np.float32)
+    frames[1:] += 0.15 * frames[:-1]
+    residual = Residual(frames)
+    residual.look(np.zeros_like(frames))
+    signal, figures = residual.signal(), residual.figures()
+    assert signal is not None and figures is not None
+    assert signal.min() > SIGNAL
+    assert figures.places_with_signal == 0
+
+
+def test_32_bits_are_told_of_as_exactly_as_16(noise: np.ndarray) -> None:
+    near = figures_of(noise + 1e3, np.full(SHAPE, 1e3))
+    far = figures_of((noise + 1e3).round().astype(np.uint32) + 10**9, np.full(SHAPE, 1e9 + 1e3))
+    assert far.over_noise == pytest.approx(near.over_noise, rel=1e-3)
+
+
+def test_numbers_beyond_all_measure_are_not_told(noise: np.ndarray) -> None:
+    residual = Residual(noise * 1e30)
+    residual.look(np.zeros(SHAPE))
+    assert residual.figures() is None
 
 
 def test_detail_that_was_taken_out_is_stronger_than_noise(
