@@ -128,6 +128,17 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
             yield block
             lap("mean image")
 
+    def write(blocks: Iterator[np.ndarray], stage: str) -> None:
+        """All of them, timed with what makes them and what looks at them."""
+        with open_result(target, stack) as result:
+            for block in blocks:
+                lap(stage)
+                result.append(block)
+                lap("write")
+                residual.look(block)
+                lap("look at what was taken out")
+        lap("write")
+
     stack = read_stack(source)
     lap("read")
     residual = Residual(stack.frames)
@@ -145,13 +156,7 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
             lap("decompose")
             found.denoise_images(partial(denoised_images, pretrained, device))
             lap("denoise images")
-        with open_result(target, stack) as result:
-            for block in found.render():
-                lap("render")
-                result.append(block)
-                lap("write")
-                residual.look(block)
-                lap("look at what was taken out")
+        write(found.render(), "render")
         seconds["total"] = sum(seconds.values())
         seconds[PEAK] = peak_resident_bytes() / 2**30
         return seconds
@@ -171,14 +176,7 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
     blocks = infer(net, stack.frames, scale, grid, device=pick_device("cpu"), tile_batch=1)
     blocks = lapped(map(scale.invert, blocks))
     record = StackRecord(file=source.name)
-    with open_result(target, stack) as result:
-        for block in with_mean_of(stack.frames, blocks, target, record):
-            lap("mean image")
-            result.append(block)
-            lap("write")
-            residual.look(block)
-            lap("look at what was taken out")
-    lap("write")
+    write(with_mean_of(stack.frames, blocks, target, record), "mean image")
     seconds["total"] = sum(seconds.values())
     seconds[PEAK] = peak_resident_bytes() / 2**30
     difference = np.abs(stack.frames[::100].astype(int) - read_stack(target).frames[::100])

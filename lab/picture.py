@@ -11,6 +11,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 
+from model.picture import beside, grey, range_of
 from model.stack_io import read_stack
 
 ENLARGED = 4  # screen pixels per voxel
@@ -19,13 +20,8 @@ GAP = 8  # screen pixels between frames
 
 def side_by_side(frames: list[np.ndarray]) -> np.ndarray:
     """Frames [H,W] as one uint8 image, black and white being nearly the last one's extremes."""
-    low, high = np.percentile(frames[-1], [1.0, 99.8])
-    parts: list[np.ndarray] = []
-    for frame in frames:
-        grey = np.clip((frame - low) / (high - low), 0, 1) * 255
-        large = np.rint(grey).astype(np.uint8).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
-        parts += [large, np.full((len(large), GAP), 255, np.uint8)]
-    return np.ascontiguousarray(np.hstack(parts[:-1]))
+    low, high = range_of(frames[-1])
+    return beside([grey(frame, low, high, ENLARGED) for frame in frames], 1, GAP)
 
 
 def main() -> None:

@@ -30,6 +30,11 @@ class Background:
     has_noise: np.ndarray  # bool; not in an empty border; true of all where none has any
 
     @property
+    def variance(self) -> float:
+        """Of the noise of a single voxel, in the mean over pixels."""
+        return float(np.square(self.deviation).mean())
+
+    @property
     def dark_level(self) -> float:
         """What is to be taken off the mean, so that its darkest pixels are near 0, not below.
 
@@ -84,8 +89,7 @@ def measure_background(frames: Frames) -> Background:
 
 def blurred_mean(background: Background, num_frames: int, sigmas: Sequence[float]) -> np.ndarray:
     """The mean image [H,W] of so many frames, blurred as far as its own noise makes worthwhile."""
-    variance = float(np.square(background.deviation).mean()) / num_frames
-    return blur_of_least_risk(background.mean, variance, sigmas)[0]
+    return blur_of_least_risk(background.mean, background.variance / num_frames, sigmas)[0]
 
 
 def blur_of_least_risk(

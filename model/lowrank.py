@@ -436,14 +436,15 @@ class LowRank:
         band = 4 * num_frames * size * self.frames.shape[2]
         # images are there twice while they are denoised
         block = 4 * (self._usual_components + 1) * (num_frames + 2 * size**2)
-        left = available_bytes() - BANDS * band
-        fit = tuple(each for each in overlaps if self._num_blocks(each) * block <= MEMORY * left)
-        if not fit and self._num_blocks(overlaps[-1]) * block > left:
-            needed = self._num_blocks(overlaps[-1]) * block + BANDS * band
+        left = available_bytes()
+        room = left - BANDS * band  # for factors
+        fit = tuple(each for each in overlaps if self._num_blocks(each) * block <= MEMORY * room)
+        least = self._num_blocks(overlaps[-1]) * block
+        if not fit and least > room:
             raise LowRankError(
-                f"{num_frames} frames need about {needed / 1e9:.1f} GB, and "
-                f"{available_bytes() / 1e9:.1f} GB are left; cut the recording into shorter files, "
-                "or use a machine with more memory"
+                f"{num_frames} frames need about {(least + BANDS * band) / 1e9:.1f} GB, and "
+                f"{left / 1e9:.1f} GB are left; cut the recording into shorter files, or use a "
+                "machine with more memory"
             )
         return fit or overlaps[-1:]
 

@@ -40,8 +40,7 @@ def with_mean_of(
         yield from blocks
         return
     background = measure_background(frames)
-    variance = np.square(background.deviation).mean() / len(frames)
-    limit = LARGEST_DIFFERENCE * np.maximum(background.deviation, np.sqrt(variance * len(frames)))
+    limit = LARGEST_DIFFERENCE * np.maximum(background.deviation, np.sqrt(background.variance))
     work = np.result_type(frames.dtype, np.float32)
     with ExitStack() as until_all_are_there:
         try:
@@ -64,6 +63,7 @@ def with_mean_of(
                 num_done += 1
         if num_spikes <= SPIKES * frames.size:  # more are photons, where there are few
             total -= spikes
+        variance = background.variance / len(frames)
         image, record.mean_blur = _worth_adding(total / len(frames), variance)
         for block in spool:
             yield block + image

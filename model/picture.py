@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import imagecodecs
@@ -51,19 +52,22 @@ class Picture:
         difference = recorded - denoised
         limit = NOISE_RANGE * float(difference.std())
         signal = residual.signal()
+        if signal is None:
+            signal = np.full_like(mean, SIGNAL / 2)
+        times = -(-LEAST_SIDE // max(mean.shape))
         rows = (
             (
-                _grey(recorded, *_range_of(denoised)),
-                _grey(denoised, *_range_of(denoised)),
-                _grey(difference, -limit, limit),
+                grey(recorded, *range_of(denoised), times),
+                grey(denoised, *range_of(denoised), times),
+                grey(difference, -limit, limit, times),
             ),
             (
-                _grey(self._recorded, *_range_of(self._recorded)),
-                _grey(deviation, 0.0, _range_of(deviation)[1]),
-                _grey(np.full_like(mean, SIGNAL / 2) if signal is None else signal, 0.0, SIGNAL),
+                grey(self._recorded, *range_of(self._recorded), times),
+                grey(deviation, 0.0, range_of(deviation)[1], times),
+                grey(signal, 0.0, SIGNAL, times),
             ),
         )
-        image = _beside([_beside(row, axis=1) for row in rows], axis=0)
+        image = beside([beside(row, 1, GAP) for row in rows], 0, GAP)
         temporary = path.with_name(f".{path.name}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -73,24 +77,24 @@ class Picture:
             temporary.unlink(missing_ok=True)
 
 
-def _range_of(frame: np.ndarray) -> tuple[float, float]:
+def range_of(frame: np.ndarray) -> tuple[float, float]:
+    """What becomes black and white of a frame: nearly its extremes."""
     low, high = np.percentile(frame, [DARKEST, BRIGHTEST])
     return float(low), float(high)
 
 
-def _grey(frame: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A frame [H,W] as uint8, enlarged where it is small."""
+def grey(frame: np.ndarray, low: float, high: float, times: int) -> np.ndarray:
+    """A frame [H,W] as uint8, from `low` to `high`, every pixel so many times as wide and high."""
     scaled = (
         np.clip((frame - low) / (high - low), 0, 1) if high > low else np.full(frame.shape, 0.5)
     )
-    times = -(-LEAST_SIDE // max(frame.shape))
     return np.rint(255 * scaled).astype(np.uint8).repeat(times, 0).repeat(times, 1)
 
 
-def _beside(parts: list[np.ndarray] | tuple[np.ndarray, ...], axis: int) -> np.ndarray:
-    """Images one after the other along an axis, with white between."""
+def beside(parts: Sequence[np.ndarray], axis: int, gap: int) -> np.ndarray:
+    """Images uint8 one after the other along an axis, with so many white pixels between."""
     shape = list(parts[0].shape)
-    shape[axis] = GAP
-    gap = np.full(shape, 255, np.uint8)
-    joined = [each for part in parts for each in (gap, part)][1:]
+    shape[axis] = gap
+    white = np.full(shape, 255, np.uint8)
+    joined = [each for part in parts for each in (white, part)][1:]
     return np.ascontiguousarray(np.concatenate(joined, axis))

@@ -210,13 +210,12 @@ class Denoiser:
             f"p{percentiles.low_percentile:g}": scale.low,
             f"p{percentiles.high_percentile:g}": scale.high,
         }
-        residual, picture = Residual(stack.frames), None
-        looks = [residual.look]
-        if self.pictures and not scale.is_constant:
-            picture = Picture(stack.frames)
-            looks.append(picture.look)
-        if self.stretches:  # the recording's units are left
-            looks, picture = [], None
+        looks: list[Look] = []
+        residual = picture = None
+        if not self.stretches and not scale.is_constant:  # in the recording's units, and with noise
+            residual = Residual(stack.frames)
+            picture = Picture(stack.frames) if self.pictures else None
+            looks = [each.look for each in (residual, picture) if each]
         # Opened before the work, not after it: a full disk must not cost a night.
         with open_result(paths.target, self._as_written(stack, scale)) as result:
             if scale.is_constant:
@@ -232,11 +231,12 @@ class Denoiser:
                 _write_all(blocks, "render", result, record, looks)
             else:
                 self._adapt_and_infer(result, stack, scale, budget, record, paths.target, looks)
-        _note_residual(residual, record)
-        if picture and self.pictures:
-            name = paths.target.relative_to(self.pictures.parent)
-            with record.timed("picture"):
-                _draw(picture, self.pictures / f"{name}.png", residual)
+        if residual:
+            _note_residual(residual, record)
+            if picture and self.pictures:
+                name = paths.target.relative_to(self.pictures.parent)
+                with record.timed("picture"):
+                    _draw(picture, self.pictures / f"{name}.png", residual)
         with record.timed("write"):
             record.result_sha256 = file_sum(paths.target)
         record.status = "unchanged" if scale.is_constant else "denoised"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,10 @@ class Outcome:
     code: int
     last_line: str
     output: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return json.loads((self.output / RECORD_NAME).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +81,7 @@ def test_every_method_denoises_a_stack_to_its_own_shape_and_dtype(
     denoised = tifffile.imread(done.output / "mouse.tif")
     assert (denoised.shape, denoised.dtype) == (noisy.shape, noisy.dtype)
     assert not np.array_equal(denoised, noisy)
-    record = json.loads((done.output / RECORD_NAME).read_text())
+    record = done.record
     assert record["method"] == method
     assert (record["stacks"][0]["steps_done"] or 0) == len(steps) // 2
 
@@ -136,7 +141,7 @@ def test_inference_in_bf16_gives_nearly_the_same_and_is_recorded(
     found = {}
     for precision in ("fp32", "bf16"):
         done = run(tmp_path, *flags, "--precision", precision)
-        record = json.loads((done.output / RECORD_NAME).read_text())["stacks"][0]
+        record = done.record["stacks"][0]
         assert record["precision"] == precision
         found[precision] = tifffile.imread(done.output / "mouse.tif").astype(float)
     gap = np.abs(found["fp32"] - found["bf16"]).max()
@@ -155,7 +160,7 @@ def test_16_bits_are_stretched_over_the_result_only_where_asked(
     stretched = tifffile.imread(result)
     assert stretched.dtype == np.uint16
     assert (stretched.min(), stretched.max()) == (0, 65535)
-    record = json.loads((plain.output / RECORD_NAME).read_text())["stacks"][0]
+    record = plain.record["stacks"][0]
     low, high = record["stretched_from"]
     restored = low + (high - low) * stretched / 65535
     np.testing.assert_allclose(restored, own, atol=0.51)  # what rounding to whole counts took
@@ -187,7 +192,7 @@ def test_the_mean_image_may_be_left_as_the_network_gives_it(
     for mean in ("recording", "network"):
         done = run(tmp_path, *flags, "--mean-image", mean)
         assert done.code == 0
-        record = json.loads((done.output / RECORD_NAME).read_text())["stacks"][0]
+        record = done.record["stacks"][0]
         assert (record["mean_blur"] is None) == (mean == "network")
         away[mean] = abs(tifffile.imread(done.output / "mouse.tif").mean() - noisy.mean())
     assert away["recording"] < 1 < away["network"]  # an untrained network's is anywhere
@@ -249,7 +254,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(weights: Path, tmp_path:
 
 def methods_used(done: Outcome) -> list[str]:
     assert (done.code, done.last_line) == (0, "")
-    record = json.loads((done.output / RECORD_NAME).read_text())
+    record = done.record
     return [record["method"], *(stack["method"] for stack in record["stacks"])]
 
 
@@ -278,11 +283,11 @@ def test_stacks_of_few_frames_are_left_to_restormer3d(weights: Path, tmp_path: P
     write_recording(tmp_path / "in/short", (MIN_FRAMES - 1, 40, 36))
     done = run(tmp_path, "--weights", str(weights), "--time-limit", "10")
     assert methods_used(done) == ["lowrank_unet", "lowrank_unet", "restormer3d"]
-    stacks = json.loads((done.output / RECORD_NAME).read_text())["stacks"]
+    stacks = done.record["stacks"]
     sums = [file_sum(weights / f"{stack['method']}.safetensors") for stack in stacks]
     assert [stack["checkpoint_sha256"] for stack in stacks] == sums
     again = run(tmp_path, "--weights", str(weights), "--time-limit", "10")
-    stacks = json.loads((again.output / RECORD_NAME).read_text())["stacks"]
+    stacks = again.record["stacks"]
     assert all(stack["is_from_before"] for stack in stacks)
     assert (done.output / "short/mouse.tif").exists()
 
@@ -298,7 +303,7 @@ def test_weights_that_only_a_short_stack_wants_stop_no_other(weights: Path, tmp_
     assert re.search(said, done.last_line)
     assert (done.output / "mouse.tif").exists()
     assert not (done.output / "earlier/mouse.tif").exists()
-    statuses = [s["status"] for s in json.loads((done.output / RECORD_NAME).read_text())["stacks"]]
+    statuses = [s["status"] for s in done.record["stacks"]]
     assert sorted(statuses) == ["denoised", "failed"]
 
 
