@@ -98,6 +98,22 @@ class MotionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeachConfig:
+    """How the network for images goes on learning from the recording it is to denoise."""
+
+    steps: int = 80  # iterations
+    learning_rate: float = 1e-4
+    ramp: int = 20  # iterations until it is reached
+    average_decay: float = 0.98  # of the moving average of the weights, which is what denoises
+    blocks: int = 3  # an iteration, and of each the mean and
+    images: int = 11  # others at most
+    most_blocks: int = 100  # of the recording, that are looked at
+    least_blocks: int = 4  # to learn from, or it is left as it is
+    least_frames: int = 64
+    judged: float = 0.25  # part of the field, at its end, that shows whether it has helped
+
+
+@dataclass(frozen=True, kw_only=True)
 class LowRankConfig:
     """Denoising by the recording's own principal components; lengths in frames and pixels."""
 
@@ -114,6 +130,7 @@ class LowRankConfig:
     sampled_blocks: int = 12  # on which the spatial blur is chosen
     probe: float = 0.3  # of Stein's estimate, in deviations of the noise
     motion: MotionConfig = field(default_factory=MotionConfig)
+    teach: TeachConfig | None = None  # None: a network, if there is one, stays as it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +232,7 @@ METHODS: dict[str, Method] = {
     "lowrank": Method(checkpoint="never", low_rank=LowRankConfig()),
     "lowrank_unet": Method(
         network="factor_net", checkpoint="required",
-        low_rank=LowRankConfig(other_blocks=(16, 32)),
+        low_rank=LowRankConfig(other_blocks=(16, 32), teach=TeachConfig()),
         training_bytes_per_voxel=(6_000,),
     ),
 }  # fmt: skip

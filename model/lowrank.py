@@ -36,7 +36,7 @@ from model.blending import accumulated_weight, hann_window
 from model.budget import Budget, plan_stack
 from model.config import LowRankConfig
 from model.doubts import doubts_about_time, doubts_about_units
-from model.frames import Frames
+from model.frames import ChosenFrames, Frames
 from model.memory import available_bytes
 from model.motion import measure_motion
 from model.parallel import in_parallel, workers
@@ -471,18 +471,36 @@ class LowRank:
         other = copy(self)
         other.config = replace(self.config, block=size)
         other.rows, other.columns = other._axes(self.overlap)
-        other._rng = np.random.default_rng(self._seed)
-        samples, sigma = other._samples(), self.looks.sigma
-        principal = _principal(samples, sigma)
-        threshold = _threshold(samples, principal, sigma, other.config)
-        other.looks = _looks(samples, principal, threshold, sigma, other.config)
-        other.factors = {}
+        other._look_anew()
         return other
+
+    def of_some(self, is_chosen: np.ndarray) -> LowRank:
+        """Some frames of the same recording, as `is_chosen` [T] says, to be found anew.
+
+        With the background of all.
+        """
+        other = copy(self)
+        other.frames = ChosenFrames(self.frames, is_chosen)
+        other._look_anew()
+        return other
+
+    def _look_anew(self) -> None:
+        """Measure what noise alone would reach, with the blur that was chosen before."""
+        self._rng = np.random.default_rng(self._seed)
+        samples, sigma = self._samples(), self.looks.sigma
+        principal = _principal(samples, sigma)
+        threshold = _threshold(samples, principal, sigma, self.config)
+        self.looks = _looks(samples, principal, threshold, sigma, self.config)
+        self.factors = {}
 
     def block_at(self, row: int, column: int) -> tuple[slice, slice]:
         """Rows and columns of the block that starts there, in positions of the padded axes."""
         size = self.config.block
         return slice(row, row + size), slice(column, column + size)
+
+    def band_at(self, row: int) -> np.ndarray:
+        """The standardised recording [T,h,W] as wide as the blocks that start at a row."""
+        return self._standardised(self.block_at(row, 0)[0], slice(None))
 
     def _part(self, rows: slice, columns: slice) -> tuple[np.ndarray, ...]:
         """Index of the pixels [h,w] that stand at positions of the padded axes."""
@@ -544,14 +562,18 @@ class LowRank:
         self._usual_components = float(np.mean([(s > threshold).sum() for s, _ in principal]))
         return _looks(samples, *best, config)
 
-    def each_block(self, work: Callable[[Corner, np.ndarray, Components], Made]) -> Iterator[Made]:
+    def each_block(
+        self,
+        work: Callable[[Corner, np.ndarray, Components], Made],
+        rows: Sequence[int] | None = None,
+    ) -> Iterator[Made]:
         """What `work` makes of every block's corner, standardised values and components, in order.
 
-        On all cores at once.
+        On all cores at once. Of the blocks that start at some `rows`, or of all.
         """
         with workers() as pool:
-            for row in self.rows.starts:
-                band = self._standardised(self.block_at(row, 0)[0], slice(None))
+            for row in self.rows.starts if rows is None else rows:
+                band = self.band_at(row)
                 starts = range(0, band.shape[2], self.config.block)
                 parts = pool.map(partial(self._smoothed_part, band), starts)
                 smoothed = np.concatenate(list(parts), axis=2)

@@ -43,6 +43,7 @@ from model.screening import screen
 from model.stack import Stack, StackError
 from model.stack_io import StackPaths, read_stack
 from model.stretch import stretched
+from model.teach import teach
 from model.together import require_alike
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,9 @@ Look = Callable[[np.ndarray], None]
 
 # A voxel, for its mean image and the looks at what was taken out: twice what was measured.
 SECONDS_AROUND = 60e-9
+# Times what the low-rank method will take, that must be left if its network is to be adapted first,
+TIMES_AS_LONG = 2.0
+TEACHING_SHARE = 8.0  # which may take one such part of what is left
 CONSTANT_BLOCK = 64  # frames at a time when a constant stack is copied
 
 
@@ -280,6 +284,10 @@ class Denoiser:
             _note_doubts(measured.doubts, record)
             if measured.is_late:
                 _note_lateness(measured.seconds, budget, record)
+        if net:
+            with record.timed("adapt"):
+                self._teach(net, spare, measured, budget, record)
+        with record.timed("decompose"):
             found = LowRankEnsemble(measured, budget)
             found.find(partial(denoised_courses, net, self.device, spare=spare) if net else None)
         if measured.motion:
@@ -304,6 +312,38 @@ class Denoiser:
                 denoise = partial(denoised_images, net, self.device, spare=spare)
                 record.mean_share = found.denoise_images(denoise)
         return found
+
+    def _teach(
+        self,
+        net: nn.Module,
+        spare: nn.Module | None,
+        measured: LowRank,
+        budget: Budget,
+        record: StackRecord,
+    ) -> None:
+        """Teach a network for factors by the recording itself, where that helps."""
+        config = measured.config.teach
+        if not config or self.steps == 0 or measured.doubts:
+            return  # doubtful noise may be in both halves of the frames
+        needed = TIMES_AS_LONG * (1 + len(measured.config.other_blocks)) * measured.seconds
+        if not math.isinf(budget.remaining()) and needed > budget.remaining():
+            record.shortened.append("the network left as it is for lack of time")
+            logger.info("  %s", record.shortened[-1])
+            return
+        courses = partial(denoised_courses, net, self.device, spare=spare)
+        share = budget.share(1.0, TEACHING_SHARE)
+        report = teach(net, measured, courses, config, self.device, share, self.seed)
+        if not report:
+            return
+        if spare:
+            spare.load_state_dict(net.state_dict())
+        record.steps_asked, record.steps_done = config.steps, report.steps
+        record.judged, record.is_adapted = report.judged, report.has_helped
+        logger.info(
+            "  squared difference to frames that were left out: %.4g as it came, %.4g adapted; %s",
+            *report.judged, "the adapted network denoises" if report.has_helped else
+            "it stays as it is",
+        )  # fmt: skip
 
     def _adapt_and_infer(
         self,

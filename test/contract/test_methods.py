@@ -23,6 +23,7 @@ from model.resume import file_sum
 from model.stack_io import PLATFORM_INPUT
 
 PROGRAM = Path(__file__).parents[2] / "process.py"
+(SAMPLE,) = (PROGRAM.parent / "test/input").rglob("*.tif")
 SHAPE = (20, 40, 36)  # no multiple of any window
 NEEDS_ONE = [name for name, method in METHODS.items() if method.checkpoint == "required"]
 CANNOT_ADAPT = [name for name, m in METHODS.items() if not m.stages + m.scratch_stages]
@@ -247,6 +248,50 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(weights: Path, tmp_path:
     done = run(tmp_path, "--method", "lowrank", "--weights", str(weights), "--pictures")
     assert (done.code, done.last_line) == (0, "")
     assert (done.output / "mouse.tif").exists()
+
+
+# ---- What a network for factors learns from the recording ---------------------------------------
+
+
+def write_sample(folder: Path, num_frames: int = 256) -> None:
+    """Of the recording that ships."""
+    frames = tifffile.imread(SAMPLE)[:num_frames]
+    folder.mkdir(parents=True)
+    tifffile.imwrite(folder / "mouse.tif", frames, photometric="minisblack")
+
+
+def test_a_network_for_factors_learns_from_the_recording_unless_asked_not_to(
+    weights: Path, tmp_path: Path
+) -> None:
+    results = {}
+    for steps in ((), ("--steps", "0")):
+        write_sample(tmp_path / str(len(steps)) / "in", 128)
+        flags = ("--method", "lowrank_unet", "--weights", str(weights), *steps)
+        done = run(tmp_path / str(len(steps)), *flags)
+        assert (done.code, done.last_line) == (0, "")
+        results[steps] = done
+    (learned,) = results[()].record["stacks"]
+    assert (learned["steps_asked"], learned["steps_done"]) == (80, 80)
+    before, after = learned["judged"]
+    assert learned["is_adapted"] and after < before  # an untrained one has much to learn
+    assert learned["checkpoint_sha256"] == file_sum(weights / "lowrank_unet.safetensors")
+    (left,) = results["--steps", "0"].record["stacks"]
+    assert (left["steps_asked"], left["judged"], left["is_adapted"]) == (None, None, None)
+    files = [(done.output / "mouse.tif").read_bytes() for done in results.values()]
+    assert files[0] != files[1]
+
+
+def test_nothing_is_learned_where_noise_lasts_for_several_frames(
+    weights: Path, tmp_path: Path
+) -> None:
+    frames = tifffile.imread(SAMPLE)[:128].astype(np.float32)
+    averaged = (frames[:-2] + frames[1:-1] + frames[2:]) / 3
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/mouse.tif", averaged, photometric="minisblack")
+    done = run(tmp_path, "--method", "lowrank_unet", "--weights", str(weights))
+    (stack,) = done.record["stacks"]
+    assert stack["status"] == "denoised"
+    assert stack["doubts"] and stack["judged"] is None
 
 
 # ---- What is taken where none is named ---------------------------------------------------------

@@ -1,0 +1,199 @@
+"""The half of a network for images goes on learning from the recording that it is to denoise.
+
+Every other frame is left out, and components are looked for in the rest. Along their courses, moved
+by half a frame's distance, the frames that were left out have the same images under other noise,
+which nothing that was found before can know of. So a network that predicts these from those learns
+to denoise them (Noise2Noise: Lehtinen et al., ICML 2018, https://arxiv.org/abs/1803.04189), and how
+well it does so in another part of the field tells, without the truth, whether it has learned.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.adapt import follow
+from model.budget import Budget
+from model.config import TeachConfig
+from model.device import Device, is_out_of_memory, release_memory
+from model.lowrank import (
+    Components,
+    Corner,
+    DenoiseCourses,
+    LowRank,
+    orthonormal_courses,
+    wiener,
+)
+from model.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Images [K,h,w] of one block under two draws of the noise, the mean first."""
+
+    seen: np.ndarray
+    other: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachReport:
+    """What has come of it."""
+
+    steps: int
+    # mean squared difference to the other images in the judged part: as it came, and taught
+    judged: tuple[float, float]
+
+    @property
+    def has_helped(self) -> bool:
+        """Whether the network has been changed."""
+        return self.judged[1] < self.judged[0]
+
+
+def moved_in_time(courses: np.ndarray, frames: float) -> np.ndarray:
+    """Courses [T,K] as they are so many frames, or parts of one, later."""
+    num_frames = len(courses)
+    # mirrored, so that the ends do not jump
+    spectrum = np.fft.rfft(np.concatenate([courses, courses[::-1]]), axis=0)
+    turned = spectrum * np.exp(2j * np.pi * frames * np.fft.rfftfreq(2 * num_frames))[:, None]
+    return np.fft.irfft(turned, 2 * num_frames, axis=0)[:num_frames]
+
+
+def image_pairs(
+    measured: LowRank, denoise_courses: DenoiseCourses, most_blocks: int
+) -> Iterator[tuple[Corner, Pair]]:
+    """Of blocks in some rows of them, about so many: each half of the frames beside the other."""
+    number = np.arange(len(measured.frames))
+    is_whole = number < len(number) // 2 * 2  # frames in pairs
+    even, odd = (measured.of_some(is_whole & (number % 2 == which)) for which in (0, 1))
+    starts = measured.rows.starts
+    num_rows = min(len(starts), max(1, most_blocks // measured.columns.num_windows))
+    chosen = [starts[i] for i in np.linspace(0, len(starts) - 1, num_rows).astype(int)]
+    for one, other, later in ((even, odd, 0.5), (odd, even, -0.5)):
+        for row in chosen:
+            yield from _pairs_in_row(one, other, later, row, denoise_courses)
+
+
+def _pairs_in_row(
+    one: LowRank, other: LowRank, later: float, row: int, denoise_courses: DenoiseCourses
+) -> Iterator[tuple[Corner, Pair]]:
+    band = other.band_at(row)
+
+    def of_block(corner: Corner, block: np.ndarray, found: Components) -> tuple[Corner, Pair]:
+        guess = wiener(found.courses, one.config.spectrum_smoothing)
+        courses = orthonormal_courses(denoise_courses(found.courses, guess))
+        seen = one.along(courses, block, corner).footprints.reshape(-1, *block.shape[1:])
+        there = moved_in_time(courses, later)
+        there[:, 1:] -= there[:, 1:].mean(0)  # as those that were not moved
+        _, columns = one.block_at(*corner)
+        around = np.ascontiguousarray(band[:, :, columns])
+        images = other.along(there.astype(np.float32), around, corner)
+        return corner, Pair(seen=seen, other=images.footprints.reshape(seen.shape))
+
+    return one.each_block(of_block, [row])
+
+
+def teach(
+    net: nn.Module,
+    measured: LowRank,
+    denoise_courses: DenoiseCourses,
+    config: TeachConfig,
+    device: Device,
+    budget: Budget,
+    seed: int,
+) -> TeachReport | None:
+    """Teach a network in place, if that helps; None where there is too little to learn from."""
+    if len(measured.frames) < config.least_frames:
+        return None
+    columns = measured.columns.starts
+    width = measured.frames.shape[2]
+    judged_from = next((c for c in columns if c >= (1 - config.judged) * width), columns[-1])
+    taught, judged = [], []
+    for (_, column), pair in image_pairs(measured, denoise_courses, config.most_blocks):
+        if len(pair.seen) == 1:
+            continue
+        if column >= judged_from:
+            judged.append(pair)
+        elif column + measured.config.block <= judged_from:
+            taught.append(pair)
+    if len(taught) < config.least_blocks or not judged:
+        return None
+    try:
+        average, steps = _learned(net, taught, config, device, budget, seed)
+        before, after = (_error(each, judged, device) for each in (net, average))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory(device)
+        logger.warning("  no memory to teach the network: it stays as it is")
+        return None
+    report = TeachReport(steps=steps, judged=(before, after))
+    if report.has_helped:
+        net.load_state_dict(average.state_dict())
+    return report
+
+
+def _learned(
+    net: nn.Module,
+    pairs: Sequence[Pair],
+    config: TeachConfig,
+    device: Device,
+    budget: Budget,
+    seed: int,
+) -> tuple[nn.Module, int]:
+    """The moving average of a copy that has learned from pairs; the iterations it took."""
+    learner, average = deepcopy(net).train(), deepcopy(net).requires_grad_(False)
+    optimiser = torch.optim.Adam(learner.parameters(), lr=config.learning_rate)
+    rng = np.random.default_rng([seed, len(pairs)])
+    step, progress = 0, Progress("adapting", config.steps, "iterations")
+    while step < config.steps and not budget.expired:
+        ramp = min(1.0, (step + 1) / config.ramp)
+        rate = config.learning_rate * ramp * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.zero_grad(set_to_none=True)
+        for number in rng.integers(len(pairs), size=config.blocks):
+            loss = _difference(learner, *_drawn(pairs[number], config.images, rng), device).mean()
+            (loss / config.blocks).backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimiser.step()
+        follow(average, learner, min(config.average_decay, (step + 1) / (step + 10)))
+        step += 1
+        progress.update(step)
+    return average.eval(), step
+
+
+def _drawn(pair: Pair, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Some images of a pair beside the mean, of either sign, turned and mirrored."""
+    chosen = np.concatenate([[0], 1 + rng.permutation(len(pair.seen) - 1)[:most]])
+    signs = np.where(chosen > 0, rng.choice([-1.0, 1.0], len(chosen)), 1.0)[:, None, None]
+    turn, is_flipped = int(rng.integers(4)), bool(rng.integers(2))
+
+    def oriented(images: np.ndarray) -> np.ndarray:
+        images = np.rot90(images[chosen] * signs, turn, (1, 2))
+        return np.ascontiguousarray(images[:, :, ::-1] if is_flipped else images, np.float32)
+
+    return oriented(pair.seen), oriented(pair.other)
+
+
+def _difference(net: nn.Module, seen: np.ndarray, other: np.ndarray, device: Device) -> Tensor:
+    """Squares [K,h,w] of what prediction and truth under other noise differ by."""
+    images, answers = (
+        torch.from_numpy(values)[None, None].to(device.torch_device) for values in (seen, other)
+    )
+    difference: Tensor = net(images)[0, 0] - answers[0, 0]
+    return difference.square()
+
+
+@torch.inference_mode()
+def _error(net: nn.Module, pairs: Sequence[Pair], device: Device) -> float:
+    squares = [_difference(net, pair.seen, pair.other, device).flatten() for pair in pairs]
+    return float(torch.cat(squares).mean())

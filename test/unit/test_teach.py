@@ -1,0 +1,214 @@
+"""Learning from the recording itself: from what, what it changes, and when it does not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lab.factors import as_guessed
+from model import teach as teaching
+from model.budget import Budget
+from model.config import LowRankConfig, TeachConfig
+from model.device import pick_device
+from model.lowrank import LowRank
+from model.teach import TeachReport, image_pairs, moved_in_time, teach
+
+LOW_RANK = replace(LowRankConfig(), block=16, sampled_blocks=4, space_sigmas=(0.5, 1.0))
+CONFIG = TeachConfig(steps=30, learning_rate=0.03, ramp=5, average_decay=0.5)
+CPU = pick_device("cpu")
+
+
+class Scaled(nn.Module):
+    """A network for images that has one number to learn."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The images times that number."""
+        return self.factor * images
+
+
+class WithoutMemory(Scaled):
+    """One for which there is none when it trains."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Nothing."""
+        raise torch.OutOfMemoryError("no room")
+
+
+def recording(num_frames: int = 240, height: int = 32, width: int = 56) -> np.ndarray:
+    """Cells with slow courses in noise of one deviation, everywhere in the field: [T,H,W]."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width]
+    movie = np.full((num_frames, height, width), 100.0)
+    for row in range(8, height, 16):
+        for column in range(8, width, 16):
+            footprint = np.exp(-(np.square(rows - row) + np.square(columns - column)) / 18)
+            phase, period = rng.uniform(0, 2 * np.pi), rng.uniform(30, 60)
+            course = np.sin(2 * np.pi * np.arange(num_frames) / period + phase)
+            movie += 3 * course[:, None, None] * footprint
+    return movie + rng.normal(size=movie.shape)
+
+
+@pytest.fixture(scope="module")
+def measured() -> LowRank:
+    return LowRank(recording(), LOW_RANK)
+
+
+def taught(
+    net: nn.Module, measured: LowRank, config: TeachConfig = CONFIG, seconds: float = np.inf
+) -> TeachReport | None:
+    return teach(net, measured, as_guessed, config, CPU, Budget(seconds), seed=0)
+
+
+# ---- What is learned from ----------------------------------------------------------------------
+
+
+def test_courses_are_moved_by_parts_of_a_frame() -> None:
+    frames = np.arange(80.0)[:, None]
+
+    def bump(centre: float) -> np.ndarray:
+        return np.exp(-np.square(frames - centre) / 18)
+
+    np.testing.assert_allclose(moved_in_time(bump(40), 0.5), bump(39.5), atol=1e-6)
+    np.testing.assert_allclose(moved_in_time(bump(40), -0.5), bump(40.5), atol=1e-6)
+
+
+def test_the_other_images_show_the_same_tissue(measured: LowRank) -> None:
+    compared = 0
+    for _, pair in image_pairs(measured, as_guessed, most_blocks=100):
+        np.testing.assert_allclose(pair.other[0], pair.seen[0], atol=10)  # the mean is one of them
+        assert pair.seen[0].min() > 10
+        for seen, other in zip(pair.seen[1:], pair.other[1:], strict=True):
+            if np.square(seen).mean() > 5:
+                assert np.corrcoef(seen.ravel(), other.ravel())[0, 1] > 0.7
+                compared += 1
+    assert compared > 50
+
+
+def test_the_difference_to_the_other_images_tells_the_error_without_the_truth(
+    measured: LowRank,
+) -> None:
+    pairs = [pair for _, pair in image_pairs(measured, as_guessed, most_blocks=100)]
+    errors = {
+        factor: np.mean([np.square(factor * p.seen[1:] - p.other[1:]).mean() for p in pairs])
+        for factor in (0.5, 1.0)
+    }
+    # the noise of both, in the mean as in all others
+    means = np.mean([np.square(p.seen[0] - p.other[0]).mean() for p in pairs])
+    assert means == pytest.approx(2, rel=0.15)
+    signal = np.mean([np.mean(p.seen[1:] * p.other[1:]) for p in pairs])
+    # half the signal lost, and a quarter of the noise kept, beside the noise of the other images
+    assert errors[0.5] - 1 == pytest.approx(0.25 * signal + 0.25, rel=0.1)
+    assert errors[1.0] - 1 == pytest.approx(1, rel=0.15)
+
+
+def test_rows_of_blocks_are_chosen_all_over_the_field(measured: LowRank) -> None:
+    in_a_row = measured.columns.num_windows
+    corners = [corner for corner, _ in image_pairs(measured, as_guessed, 2 * in_a_row)]
+    assert {row for row, _ in corners} == {0, measured.rows.starts[-1]}
+    assert len(corners) == 2 * len(set(corners)) == 4 * in_a_row  # by either half of the frames
+
+
+# ---- What it changes ---------------------------------------------------------------------------
+
+
+def test_a_network_that_shrinks_images_too_much_learns_not_to(measured: LowRank) -> None:
+    net = Scaled(0.3)
+    report = taught(net, measured)
+    assert report is not None
+    assert report.has_helped
+    assert report.steps == 30
+    assert report.judged[1] < report.judged[0] - 0.1
+    assert 0.6 < net.factor.item() < 1
+
+
+def test_what_learned_to_do_worse_is_not_taken(
+    measured: LowRank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teaching, "_learned", lambda *_: (Scaled(0.1), 7))
+    net = Scaled(0.8)
+    report = taught(net, measured)
+    assert report is not None
+    assert not report.has_helped
+    assert net.factor.item() == pytest.approx(0.8)
+
+
+def test_what_is_not_finite_is_not_taken(
+    measured: LowRank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teaching, "_learned", lambda *_: (Scaled(np.nan), 7))
+    net = Scaled(0.8)
+    report = taught(net, measured)
+    assert report is not None and not report.has_helped
+    assert net.factor.item() == pytest.approx(0.8)
+
+
+def test_nothing_is_learned_from_the_part_that_judges(
+    measured: LowRank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned_from: list[int] = []
+    judged_by: list[int] = []
+    pairs = list(image_pairs(measured, as_guessed, 100))
+    columns = {id(pair): column for (_, column), pair in pairs}
+    monkeypatch.setattr(teaching, "image_pairs", lambda *_: pairs)
+
+    def learned(net: nn.Module, taught: list[teaching.Pair], *_: object) -> tuple[nn.Module, int]:
+        learned_from.extend(columns[id(pair)] for pair in taught)
+        return net, 0
+
+    def error(_: nn.Module, judged: list[teaching.Pair], *__: object) -> float:
+        judged_by.extend(columns[id(pair)] for pair in judged)
+        return 1.0
+
+    monkeypatch.setattr(teaching, "_learned", learned)
+    monkeypatch.setattr(teaching, "_error", error)
+    taught(Scaled(1.0), measured)
+    assert learned_from and judged_by
+    assert max(learned_from) + LOW_RANK.block <= min(judged_by)
+
+
+def test_the_same_seed_teaches_the_same(measured: LowRank) -> None:
+    nets = [Scaled(0.3) for _ in range(2)]
+    reports = [taught(net, measured) for net in nets]
+    assert reports[0] == reports[1]
+    assert nets[0].factor.item() == nets[1].factor.item()
+
+
+# ---- When it does not --------------------------------------------------------------------------
+
+
+def test_too_little_to_learn_from_leaves_the_network_alone() -> None:
+    for frames in (
+        recording(num_frames=60),
+        recording(width=24),  # no room for a part that judges
+        np.random.default_rng(0).normal(100, 1, (240, 32, 56)),  # nothing stands out
+    ):
+        net = Scaled(0.3)
+        assert taught(net, LowRank(frames, LOW_RANK)) is None
+        assert net.factor.item() == pytest.approx(0.3)
+
+
+def test_without_time_nothing_is_learned(measured: LowRank) -> None:
+    net = Scaled(0.3)
+    report = taught(net, measured, seconds=0.0)
+    assert report is not None
+    assert (report.steps, report.has_helped) == (0, False)
+    assert net.factor.item() == pytest.approx(0.3)
+
+
+def test_without_memory_nothing_is_learned(measured: LowRank) -> None:
+    assert taught(WithoutMemory(0.3), measured) is None
+
+
+def test_another_error_is_not_hidden(measured: LowRank, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(teaching, "_learned", fails)
+    with pytest.raises(RuntimeError, match="a fault"):
+        taught(Scaled(0.3), measured)
