@@ -46,6 +46,7 @@ from model.report import StackRecord
 from model.residual import Residual
 from model.result_writer import open_result
 from model.stack_io import read_stack
+from model.teach import teach
 
 TILE, BLOCK = 96, 50  # pixels and frames, of a simulated recording
 PEAK = "peak resident memory, mapped files included [GiB]"
@@ -144,15 +145,23 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
     residual = Residual(stack.frames)
     if name and (low_rank := METHODS[name].low_rank):
         has_network = METHODS[name].checkpoint != "never"
-        found = LowRankEnsemble(LowRank(stack.frames, low_rank))
+        recording = LowRank(stack.frames, low_rank)
         if not has_network:
+            found = LowRankEnsemble(recording)
             found.find()
             lap("decompose")
         else:
             device = pick_device("cpu")
             path = SHIPPED_WEIGHTS / f"{name}.safetensors"
             pretrained = place(load_network(read_checkpoint(path, name)), device).eval()
-            found.find(partial(denoised_courses, pretrained, device))
+            courses = partial(denoised_courses, pretrained, device)
+            lap("decompose")
+            if low_rank.teach:
+                no_limit = Budget(math.inf)
+                teach(pretrained, recording, courses, low_rank.teach, device, no_limit, seed=0)
+            lap("learn")
+            found = LowRankEnsemble(recording)
+            found.find(courses)
             lap("decompose")
             found.denoise_images(partial(denoised_images, pretrained, device))
             lap("denoise images")

@@ -10,6 +10,6 @@ def test_a_stack_of_1500_frames_of_490x490_passes_within_12_gib() -> None:
 
 def test_the_low_rank_methods_are_measured_as_they_run() -> None:
     found = measured((40, 50, 60), "lowrank_unet")
-    assert {"decompose", "denoise images", "render", "write", "total", PEAK} <= set(found)
+    assert {"decompose", "learn", "denoise images", "render", "write", "total", PEAK} <= set(found)
     assert found["total"] > 0
     assert "denoise images" not in measured((40, 50, 60), "lowrank")
