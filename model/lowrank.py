@@ -620,9 +620,7 @@ class LowRank:
         ) -> tuple[Corner, Factors, np.ndarray]:
             if not denoise_courses:
                 return corner, shrunk(found, self.config), found.scale
-            guess = wiener(found.courses, self.config.spectrum_smoothing)
-            courses = orthonormal_courses(denoise_courses(found.courses, guess))
-            return corner, self.along(courses, block, corner), found.scale
+            return corner, self.along_components(found, denoise_courses, block, corner), found.scale
 
         self.factors, scales = {}, []
         progress = Progress(
@@ -635,6 +633,14 @@ class LowRank:
         # Only what is wide in an image has as much noise as the courses: half-way, in decibels,
         # has nearly the least error and keeps more of the signals.
         self._image_scale = math.sqrt(float(np.median(scales))) if scales else 1.0
+
+    def along_components(
+        self, found: Components, denoise_courses: DenoiseCourses, block: np.ndarray, corner: Corner
+    ) -> Factors:
+        """What a standardised block [T,h,w] has along its components' courses, once denoised."""
+        guess = wiener(found.courses, self.config.spectrum_smoothing)
+        courses = orthonormal_courses(denoise_courses(found.courses, guess))
+        return self.along(courses, block, corner)
 
     def along(self, courses: np.ndarray, block: np.ndarray, corner: Corner) -> Factors:
         """What the recording has along orthonormal courses in a standardised block [T,h,w]."""

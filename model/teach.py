@@ -23,14 +23,7 @@ from model.adapt import follow
 from model.budget import Budget
 from model.config import TeachConfig
 from model.device import Device, is_out_of_memory, release_memory
-from model.lowrank import (
-    Components,
-    Corner,
-    DenoiseCourses,
-    LowRank,
-    orthonormal_courses,
-    wiener,
-)
+from model.lowrank import Components, Corner, DenoiseCourses, LowRank
 from model.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -88,10 +81,9 @@ def _pairs_in_row(
     band = other.band_at(row)
 
     def of_block(corner: Corner, block: np.ndarray, found: Components) -> tuple[Corner, Pair]:
-        guess = wiener(found.courses, one.config.spectrum_smoothing)
-        courses = orthonormal_courses(denoise_courses(found.courses, guess))
-        seen = one.along(courses, block, corner).footprints.reshape(-1, *block.shape[1:])
-        there = moved_in_time(courses, later)
+        factors = one.along_components(found, denoise_courses, block, corner)
+        seen = factors.footprints.reshape(-1, *block.shape[1:])
+        there = moved_in_time(factors.courses, later)
         there[:, 1:] -= there[:, 1:].mean(0)  # as those that were not moved
         _, columns = one.block_at(*corner)
         around = np.ascontiguousarray(band[:, :, columns])
