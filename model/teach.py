@@ -22,7 +22,13 @@ from torch import Tensor, nn
 from model.adapt import follow
 from model.budget import Budget
 from model.config import TeachConfig
-from model.device import Device, is_out_of_memory, release_memory
+from model.device import (
+    Device,
+    in_precision,
+    inference_precision,
+    is_out_of_memory,
+    release_memory,
+)
 from model.lowrank import Components, Corner, DenoiseCourses, LowRank
 from model.progress import Progress
 
@@ -145,6 +151,8 @@ def _learned(
     learner, average = deepcopy(net).train(), deepcopy(net).requires_grad_(False)
     optimiser = torch.optim.Adam(learner.parameters(), lr=config.learning_rate)
     rng = np.random.default_rng([seed, len(pairs)])
+    # what is learned from is noisy anyway; the answers stay in fp32
+    precision = inference_precision(device, "auto", takes_bf16=True)
     step, progress = 0, Progress("adapting", config.steps, "iterations")
     while step < config.steps and not budget.expired:
         ramp = min(1.0, (step + 1) / config.ramp)
@@ -153,7 +161,9 @@ def _learned(
             group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
         for number in rng.integers(len(pairs), size=config.blocks):
-            loss = _difference(learner, *_drawn(pairs[number], config.images, rng), device).mean()
+            seen, other = _drawn(pairs[number], config.images, rng)
+            with in_precision(device, precision):
+                loss = _difference(learner, seen, other, device).mean()
             (loss / config.blocks).backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimiser.step()
