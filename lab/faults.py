@@ -34,7 +34,7 @@ SHAPE = (60, 48, 56)
 LARGE = "large.tif"  # beside them, where memory is short
 LARGE_SHAPE = (4000, 64, 64)
 CHECKPOINT = "lowrank_unet.safetensors"
-TIMEOUT = 300  # seconds, of a job that takes ten
+TIMEOUT = 900  # seconds, of a job that takes ten where the processor is not shared
 SMALL_DISK = "500k"  # room for one result
 WINDOWS = ("--method", "unet3d")  # the smallest of the methods with windows and a checkpoint
 # one thread, for these jobs are short, and several may run side by side

@@ -2,7 +2,7 @@
 
 What goes wrong is done to the process and the machine it sees, never to the program's own logic: a
 signal in the middle of a stage, a request for memory that fails, a file that is gone. unet3d adapts
-with smaller patches here, so that an iteration takes moments.
+with smaller patches here and is judged by fewer, so that both take moments.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def main(argv: Sequence[str]) -> int:
     # before numpy's threads start, which would die of what they do not block (model.interrupt)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     fault, *flags = argv
-    adapt = replace(METHODS["unet3d"].adapt, patch=SMALL_PATCH, batch=1)
+    adapt = replace(METHODS["unet3d"].adapt, patch=SMALL_PATCH, batch=1, judge_patches=1)
     METHODS["unet3d"] = replace(METHODS["unet3d"], adapt=adapt)
     INJECTIONS[fault](Injector(RunConfig.parse(flags, {})))
     import process

@@ -66,7 +66,7 @@ def write_recording(folder: Path, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 def run(folder: Path, *flags: str) -> Outcome:
     places = ["--input-dir", str(folder / "in"), "--output-dir", str(folder / "out")]
     command = [sys.executable, str(PROGRAM), *places, "--device", "cpu", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
     return Outcome(done.returncode, last, folder / "out")
 

@@ -52,7 +52,7 @@ class Place:
     def run(self, *flags: str, source: str = "in") -> Outcome:
         before = {path.name: path.stat().st_mtime_ns for path in self.output.glob("*.tif")}
         command = self.command(source, *flags)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
         after = {path.name: path.stat().st_mtime_ns for path in self.output.glob("*.tif")}
         made = {name for name, moment in after.items() if before.get(name) != moment}
@@ -182,7 +182,7 @@ def test_two_jobs_at_once_forget_nothing_of_each_other(place: Place) -> None:
     jobs = [
         subprocess.Popen(place.command(folder), stdout=subprocess.DEVNULL) for folder in folders
     ]
-    assert [job.wait(timeout=240) for job in jobs] == [0, 0]
+    assert [job.wait(timeout=900) for job in jobs] == [0, 0]
     known = {Path(s["file"]).name for job in read_jobs(place.output) for s in job["stacks"]}
     assert known == {path.name for path in place.output.glob("*.tif")}
     assert len(known) == 8

@@ -47,7 +47,7 @@ def run(source: Path, output: Path, *flags: str) -> subprocess.CompletedProcess[
     folders = ["--input-dir", str(source), "--output-dir", str(output)]
     return subprocess.run(
         [sys.executable, str(PROGRAM), *folders, "--device", "cpu", *flags],
-        capture_output=True, text=True, timeout=240,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
 
 

@@ -295,7 +295,7 @@ def test_a_signal_saves_first(tmp_path: Path, wanted: signal.Signals, code: int)
     assert "iterations" in process.stdout.readline()
     time.sleep(1.0)
     process.send_signal(wanted)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=900)
     assert process.returncode == code
     assert "put down at iteration" in said
     assert json.loads((tmp_path / "out.resume" / "state.json").read_text())["step"] > 0

@@ -204,7 +204,7 @@ def test_jobs_that_write_at_the_same_moment_lose_nothing(tmp_path: Path) -> None
         subprocess.Popen([sys.executable, "-c", WRITES, str(tmp_path), name], cwd=root)
         for name in "ab"
     ]
-    assert [each.wait(timeout=60) for each in jobs] == [0, 0]
+    assert [each.wait(timeout=900) for each in jobs] == [0, 0]
     stacks = [stack["file"] for each in read_jobs(tmp_path) for stack in each["stacks"]]
     assert sorted(stacks) == sorted(f"{name}{number}" for name in "ab" for number in range(60))
     assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
