@@ -54,7 +54,7 @@ class AdaptConfig:
     mask: MaskConfig = field(default_factory=MaskConfig)
 
 
-# Of inference; adaptation is in fp32.
+# Of inference by windows; their adaptation is in fp32.
 Precision = Literal["fp32", "bf16", "fp16"]
 BlendWindow = Literal["hann", "gaussian", "flat", "centre"]
 
@@ -107,8 +107,12 @@ class TeachConfig:
     average_decay: float = 0.98  # of the moving average of the weights, which is what denoises
     blocks: int = 3  # an iteration, and of each the mean and
     images: int = 11  # others at most
-    most_blocks: int = 100  # of the recording, that are looked at
-    least_blocks: int = 4  # to learn from, or it is left as it is
+    most_blocks: int = 100  # of the recording, that are looked at, but
+    least_rows: int = 4  # of blocks, where there are more
+    least_blocks: int = 4  # to learn from, and as many to judge by, or it is left as it is
+    least_agreement: float = (
+        0.9  # of the halves of the frames, which fast signals do not show alike
+    )
     least_frames: int = 64
     judged: float = 0.25  # part of the field, at its end, that shows whether it has helped
 
@@ -302,7 +306,9 @@ class RunConfig:
     )
     device: str = _knob("auto", "where to compute", ("auto", "cpu", "cuda"))
     precision: str = _knob(
-        "auto", "of inference; adaptation is in fp32", ("auto", *get_args(Precision))
+        "auto",
+        "of inference by windows; their adaptation is in fp32",
+        ("auto", *get_args(Precision)),
     )
     seed: int = _knob(0, "seed of every random choice; the same for each stack")
     overwrite: bool = _knob(
@@ -380,7 +386,10 @@ class RunConfig:
         """Refuse what the chosen method would silently ignore."""
         method = METHODS[AUTO[1] if self.method == "auto" else self.method]
         if self.precision != "auto" and method.low_rank:
-            raise UsageError(f"--precision {self.precision}: {self.method} computes in fp32 alone")
+            raise UsageError(
+                f"--precision {self.precision} belongs to the methods with windows; name one of "
+                "them with --method, or leave it out"
+            )
         if self.mean_image != "recording" and (method.low_rank or self.method == "auto"):
             raise UsageError(
                 f"--mean-image {self.mean_image} belongs to the methods with windows; name one of "

@@ -360,6 +360,15 @@ def _looks(
     )
 
 
+def image_scale(scales: Sequence[float]) -> float:
+    """What the noise in images is taken for, by its deviations in courses: `Components.scale`.
+
+    Only what is wide in an image has as much noise as the courses: half-way, in decibels, has
+    nearly the least error and keeps more of the signals.
+    """
+    return math.sqrt(float(np.median(scales))) if len(scales) else 1.0
+
+
 class LowRank:
     """The factors of all blocks of one recording."""
 
@@ -630,9 +639,7 @@ class LowRank:
             self.factors[corner] = factors
             scales += scale.tolist()
             progress.update(len(self.factors))
-        # Only what is wide in an image has as much noise as the courses: half-way, in decibels,
-        # has nearly the least error and keeps more of the signals.
-        self._image_scale = math.sqrt(float(np.median(scales))) if scales else 1.0
+        self._image_scale = image_scale(scales)
 
     def along_components(
         self, found: Components, denoise_courses: DenoiseCourses, block: np.ndarray, corner: Corner

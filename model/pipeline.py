@@ -19,7 +19,15 @@ from model.architectures import build, stride_of
 from model.budget import Budget, StackPlan, plan_stack
 from model.checkpoint import Checkpoint, load_network
 from model.config import LowRankConfig, Method, Precision, Stage
-from model.device import Device, fitting_batch, is_out_of_memory, peak_bytes, place, reset_peak
+from model.device import (
+    Device,
+    fitting_batch,
+    is_out_of_memory,
+    peak_bytes,
+    place,
+    release_memory,
+    reset_peak,
+)
 from model.ensemble import LowRankEnsemble
 from model.frames import Frames, JoinedFrames
 from model.inference import (
@@ -327,17 +335,25 @@ class Denoiser:
             return  # doubtful noise may be in both halves of the frames
         needed = TIMES_AS_LONG * (1 + len(measured.config.other_blocks)) * measured.seconds
         if not math.isinf(budget.remaining()) and needed > budget.remaining():
-            record.shortened.append("the network left as it is for lack of time")
-            logger.info("  %s", record.shortened[-1])
+            _note_unlearned("time", record)
             return
         courses = partial(denoised_courses, net, self.device, spare=spare)
         share = budget.share(1.0, TEACHING_SHARE)
-        report = teach(net, measured, courses, config, self.device, share, self.seed)
+        try:
+            report = teach(net, measured, courses, config, self.device, share, self.seed)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            release_memory(self.device)
+            _note_unlearned("memory", record)
+            return
         if not report:
             return
         if spare:
             spare.load_state_dict(net.state_dict())
         record.steps_asked, record.steps_done = config.steps, report.steps
+        if report.steps < config.steps:
+            _note_cut(record)
         record.judged, record.is_adapted = report.judged, report.has_helped
         logger.info(
             "  squared difference to frames that were left out: %.4g as it came, %.4g adapted; %s",
@@ -500,6 +516,15 @@ def _note_lateness(seconds: float, budget: Budget, record: StackRecord) -> None:
     )  # fmt: skip
 
 
+def _note_unlearned(lack: str, record: StackRecord) -> None:
+    record.shortened.append(f"the network left as it is for lack of {lack}")
+    logger.info("  %s", record.shortened[-1])
+
+
+def _note_cut(record: StackRecord) -> None:
+    record.shortened.append(f"adaptation {record.steps_asked} to {record.steps_done} iterations")
+
+
 def _note_adaptation(record: StackRecord, report: AdaptReport) -> None:
     record.steps_asked, record.steps_done = report.steps_asked, report.steps
     record.steps_skipped, record.stopped_by = report.bad_steps, report.stopped_by
@@ -507,7 +532,7 @@ def _note_adaptation(record: StackRecord, report: AdaptReport) -> None:
     record.loss_curve = thinned(report.losses)
     record.judged, record.is_adapted = report.judged, report.is_adapted and bool(report.losses)
     if report.stopped_by == "time limit":
-        record.shortened.append(f"adaptation {report.steps_asked} to {report.steps} iterations")
+        _note_cut(record)
     if report.steps_asked:
         logger.info(
             "  adapted %d of %d iterations, stopped by: %s",

@@ -4,7 +4,9 @@ Every other frame is left out, and components are looked for in the rest. Along 
 by half a frame's distance, the frames that were left out have the same images under other noise,
 which nothing that was found before can know of. So a network that predicts these from those learns
 to denoise them (Noise2Noise: Lehtinen et al., ICML 2018, https://arxiv.org/abs/1803.04189), and how
-well it does so in another part of the field tells, without the truth, whether it has learned.
+well it does so in another part of the field tells, without the truth, whether it has learned. Only
+signals that are too fast to be seen in every other frame would be weaker in the others, and what
+learns from these would weaken them everywhere: nothing is learned then.
 """
 
 from __future__ import annotations
@@ -13,23 +15,18 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 
 from model.adapt import follow
 from model.budget import Budget
 from model.config import TeachConfig
-from model.device import (
-    Device,
-    in_precision,
-    inference_precision,
-    is_out_of_memory,
-    release_memory,
-)
-from model.lowrank import Components, Corner, DenoiseCourses, LowRank
+from model.device import Device, in_precision, inference_precision
+from model.lowrank import Components, Corner, DenoiseCourses, LowRank, image_scale
 from model.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -41,6 +38,11 @@ class Pair:
 
     seen: np.ndarray
     other: np.ndarray
+    scales: np.ndarray  # of the components that the courses came from: Components.scale
+
+    def over(self, scale: float) -> Pair:
+        """Both images in units of the noise, which this is taken for."""
+        return replace(self, seen=self.seen / scale, other=self.other / scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +69,19 @@ def moved_in_time(courses: np.ndarray, frames: float) -> np.ndarray:
 
 
 def image_pairs(
-    measured: LowRank, denoise_courses: DenoiseCourses, most_blocks: int
+    measured: LowRank, denoise_courses: DenoiseCourses, config: TeachConfig
 ) -> Iterator[tuple[Corner, Pair]]:
-    """Of blocks in some rows of them, about so many: each half of the frames beside the other."""
+    """Of blocks in some rows of them, about so many: each half of the frames beside the other.
+
+    In the middles of equal parts of the field, for its edges are where motion has left the least.
+    """
     number = np.arange(len(measured.frames))
     is_whole = number < len(number) // 2 * 2  # frames in pairs
     even, odd = (measured.of_some(is_whole & (number % 2 == which)) for which in (0, 1))
     starts = measured.rows.starts
-    num_rows = min(len(starts), max(1, most_blocks // measured.columns.num_windows))
-    chosen = [starts[i] for i in np.linspace(0, len(starts) - 1, num_rows).astype(int)]
+    wanted = max(config.least_rows, config.most_blocks // measured.columns.num_windows)
+    num_rows = min(len(starts), wanted)
+    chosen = [starts[int((i + 0.5) * len(starts) / num_rows)] for i in range(num_rows)]
     for one, other, later in ((even, odd, 0.5), (odd, even, -0.5)):
         for row in chosen:
             yield from _pairs_in_row(one, other, later, row, denoise_courses)
@@ -94,7 +100,8 @@ def _pairs_in_row(
         _, columns = one.block_at(*corner)
         around = np.ascontiguousarray(band[:, :, columns])
         images = other.along(there.astype(np.float32), around, corner)
-        return corner, Pair(seen=seen, other=images.footprints.reshape(seen.shape))
+        other_images = images.footprints.reshape(seen.shape)
+        return corner, Pair(seen=seen, other=other_images, scales=found.scale)
 
     return one.each_block(of_block, [row])
 
@@ -114,29 +121,46 @@ def teach(
     columns = measured.columns.starts
     width = measured.frames.shape[2]
     judged_from = next((c for c in columns if c >= (1 - config.judged) * width), columns[-1])
-    taught, judged = [], []
-    for (_, column), pair in image_pairs(measured, denoise_courses, config.most_blocks):
-        if len(pair.seen) == 1:
-            continue
-        if column >= judged_from:
-            judged.append(pair)
-        elif column + measured.config.block <= judged_from:
-            taught.append(pair)
-    if len(taught) < config.least_blocks or not judged:
+    pairs = [
+        (column, pair)
+        for (_, column), pair in image_pairs(measured, denoise_courses, config)
+        if len(pair.seen) > 1
+    ]
+    # in the units in which images are denoised: LowRank.denoise_images
+    scale = image_scale([each for _, pair in pairs for each in pair.scales])
+    block = measured.config.block
+    taught = [pair.over(scale) for column, pair in pairs if column + block <= judged_from]
+    judged = [pair.over(scale) for column, pair in pairs if column >= judged_from]
+    if min(len(taught), len(judged)) < config.least_blocks:
         return None
-    try:
-        average, steps = _learned(net, taught, config, device, budget, seed)
-        before, after = (_error(each, judged, device) for each in (net, average))
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        release_memory(device)
-        logger.warning("  no memory to teach the network: it stays as it is")
+    agreement = _agreement([*taught, *judged])
+    if agreement < config.least_agreement:
+        logger.info(
+            "  signals too fast to learn from: what half the frames show, the others show %.2f of",
+            agreement,
+        )
         return None
+    average, steps = _learned(net, taught, config, device, budget, seed)
+    before, after = (_error(each, judged, device) for each in (net, average))
     report = TeachReport(steps=steps, judged=(before, after))
     if report.has_helped:
         net.load_state_dict(average.state_dict())
     return report
+
+
+def _agreement(pairs: Sequence[Pair]) -> float:
+    """How much of what the images show the other images show, 1 where it is the same.
+
+    What an image shows is told by what is around a pixel: that knows nothing of the pixel's noise.
+    """
+    around = np.ones((1, 5, 5))
+    around[0, 1:4, 1:4] = 0  # neighbours may have noise in common
+    both = np.zeros(2)
+    for pair in pairs:
+        near = ndimage.convolve(pair.other[1:], around, mode="constant")
+        both += (near * pair.other[1:]).sum(), (near * pair.seen[1:]).sum()
+    other, seen = both
+    return float(other / seen) if seen > 0 else 0.0
 
 
 def _learned(

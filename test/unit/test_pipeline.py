@@ -1,6 +1,7 @@
 """One stack from file to file: the stages that are chosen, and what a failing network leads to."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ import tifffile
 import torch
 from torch import Tensor, nn
 
+from model import pipeline
 from model.architectures import ARCHITECTURES, Architecture, build
 from model.budget import Budget
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, read_checkpoint
 from model.config import METHODS
 from model.device import pick_device
+from model.job import SHIPPED_WEIGHTS
 from model.pipeline import Denoiser
 from model.report import StackRecord
 from model.stack import StackError
 from model.stack_io import StackPaths
+from model.teach import TeachReport
 
 METHOD = METHODS["restormer3d"]
 SIZES = {
@@ -122,6 +126,43 @@ def test_from_scratch_too_no_stack_changes_the_next(paths: StackPaths) -> None:
 def test_from_scratch_too_another_seed_gives_another_result(paths: StackPaths) -> None:
     first = result_of(denoiser(steps=1, seed=0), paths)
     assert result_of(denoiser(steps=1, seed=1), paths) != first
+
+
+# ---- Learning from the recording ---------------------------------------------------------------
+
+
+@pytest.fixture
+def shortened(paths: StackPaths, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[str]]:
+    """What `lowrank_unet` notes where teaching its network ends as the function given does."""
+
+    def noted(teach: Any) -> list[str]:
+        monkeypatch.setattr(pipeline, "teach", teach)
+        frames = np.random.default_rng(0).poisson(60, (40, 24, 28)).astype(np.uint16)
+        tifffile.imwrite(paths.source, frames, photometric="minisblack")
+        weights = read_checkpoint(SHIPPED_WEIGHTS / "lowrank_unet.safetensors", "lowrank_unet")
+        record = StackRecord(file="x.tif")
+        taught = denoiser(method=METHODS["lowrank_unet"], checkpoint=weights)
+        taught.denoise(paths, Budget(math.inf), record)
+        assert paths.target.exists()
+        return record.shortened
+
+    return noted
+
+
+def test_learning_that_time_has_cut_off_is_noted(shortened: Callable[[Any], list[str]]) -> None:
+    steps = METHODS["lowrank_unet"].low_rank.teach.steps
+    for done, expected in ((steps, []), (7, [f"adaptation {steps} to 7 iterations"])):
+        report = TeachReport(steps=done, judged=(1.0, 2.0))
+        assert shortened(lambda *_, report=report: report) == expected
+
+
+def test_learning_that_memory_does_not_allow_is_noted(
+    shortened: Callable[[Any], list[str]],
+) -> None:
+    def fails(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    assert shortened(fails) == ["the network left as it is for lack of memory"]
 
 
 # ---- Networks that fail ------------------------------------------------------------------------

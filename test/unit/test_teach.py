@@ -32,6 +32,14 @@ class Scaled(nn.Module):
         return self.factor * images
 
 
+class ScaledButTheMean(Scaled):
+    """One that leaves the first image as it is."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The images, all but the mean times that number."""
+        return torch.cat([images[:, :, :1], self.factor * images[:, :, 1:]], dim=2)
+
+
 class WithoutMemory(Scaled):
     """One for which there is none when it trains."""
 
@@ -40,8 +48,13 @@ class WithoutMemory(Scaled):
         raise torch.OutOfMemoryError("no room")
 
 
-def recording(num_frames: int = 240, height: int = 32, width: int = 56) -> np.ndarray:
-    """Cells with slow courses in noise of one deviation, everywhere in the field: [T,H,W]."""
+def recording(
+    num_frames: int = 240, height: int = 32, width: int = 56, *, is_fast: bool = False
+) -> np.ndarray:
+    """Cells with slow courses in noise of one deviation, everywhere in the field: [T,H,W].
+
+    Fast ones decay within two frames.
+    """
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:height, :width]
     movie = np.full((num_frames, height, width), 100.0)
@@ -50,6 +63,9 @@ def recording(num_frames: int = 240, height: int = 32, width: int = 56) -> np.nd
             footprint = np.exp(-(np.square(rows - row) + np.square(columns - column)) / 18)
             phase, period = rng.uniform(0, 2 * np.pi), rng.uniform(30, 60)
             course = np.sin(2 * np.pi * np.arange(num_frames) / period + phase)
+            if is_fast:
+                decay = np.exp(-np.arange(12) / 1.5)
+                course = 3 * np.convolve(rng.random(num_frames) < 0.05, decay)[:num_frames]
             movie += 3 * course[:, None, None] * footprint
     return movie + rng.normal(size=movie.shape)
 
@@ -80,7 +96,7 @@ def test_courses_are_moved_by_parts_of_a_frame() -> None:
 
 def test_the_other_images_show_the_same_tissue(measured: LowRank) -> None:
     compared = 0
-    for _, pair in image_pairs(measured, as_guessed, most_blocks=100):
+    for _, pair in image_pairs(measured, as_guessed, CONFIG):
         np.testing.assert_allclose(pair.other[0], pair.seen[0], atol=10)  # the mean is one of them
         assert pair.seen[0].min() > 10
         for seen, other in zip(pair.seen[1:], pair.other[1:], strict=True):
@@ -93,7 +109,7 @@ def test_the_other_images_show_the_same_tissue(measured: LowRank) -> None:
 def test_the_difference_to_the_other_images_tells_the_error_without_the_truth(
     measured: LowRank,
 ) -> None:
-    pairs = [pair for _, pair in image_pairs(measured, as_guessed, most_blocks=100)]
+    pairs = [pair for _, pair in image_pairs(measured, as_guessed, CONFIG)]
     errors = {
         factor: np.mean([np.square(factor * p.seen[1:] - p.other[1:]).mean() for p in pairs])
         for factor in (0.5, 1.0)
@@ -107,11 +123,36 @@ def test_the_difference_to_the_other_images_tells_the_error_without_the_truth(
     assert errors[1.0] - 1 == pytest.approx(1, rel=0.15)
 
 
-def test_rows_of_blocks_are_chosen_all_over_the_field(measured: LowRank) -> None:
-    in_a_row = measured.columns.num_windows
-    corners = [corner for corner, _ in image_pairs(measured, as_guessed, 2 * in_a_row)]
-    assert {row for row, _ in corners} == {0, measured.rows.starts[-1]}
-    assert len(corners) == 2 * len(set(corners)) == 4 * in_a_row  # by either half of the frames
+def test_rows_of_blocks_are_chosen_all_over_the_field() -> None:
+    tall = LowRank(recording(num_frames=80, height=128, width=40), LOW_RANK)
+    config = replace(CONFIG, most_blocks=1, least_rows=3)  # of 15 rows
+    corners = [corner for corner, _ in image_pairs(tall, as_guessed, config)]
+    assert {row for row, _ in corners} == {tall.rows.starts[i] for i in (2, 7, 12)}
+    # by either half of the frames
+    assert len(corners) == 2 * len(set(corners)) == 2 * 3 * tall.columns.num_windows
+    corners = [corner for corner, _ in image_pairs(tall, as_guessed, CONFIG)]
+    assert {row for row, _ in corners} == set(tall.rows.starts)  # all that there are
+
+
+def test_images_are_learned_from_in_the_units_in_which_they_are_denoised(
+    measured: LowRank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise that pixels have in common is stronger in courses: here four times."""
+    pairs = [
+        (corner, replace(pair, scales=np.full_like(pair.scales, 4)))
+        for corner, pair in image_pairs(measured, as_guessed, CONFIG)
+    ]
+    monkeypatch.setattr(teaching, "image_pairs", lambda *_: pairs)
+    given: list[teaching.Pair] = []
+
+    def learned(net: nn.Module, taught: list[teaching.Pair], *_: object) -> tuple[nn.Module, int]:
+        given.extend(taught)
+        return net, 0
+
+    monkeypatch.setattr(teaching, "_learned", learned)
+    taught(Scaled(1.0), measured)
+    np.testing.assert_array_equal(given[0].seen, pairs[0][1].seen / 2)
+    np.testing.assert_array_equal(given[0].other, pairs[0][1].other / 2)
 
 
 # ---- What it changes ---------------------------------------------------------------------------
@@ -153,16 +194,16 @@ def test_nothing_is_learned_from_the_part_that_judges(
 ) -> None:
     learned_from: list[int] = []
     judged_by: list[int] = []
-    pairs = list(image_pairs(measured, as_guessed, 100))
-    columns = {id(pair): column for (_, column), pair in pairs}
+    pairs = list(image_pairs(measured, as_guessed, CONFIG))
+    columns = {id(pair.scales): column for (_, column), pair in pairs}
     monkeypatch.setattr(teaching, "image_pairs", lambda *_: pairs)
 
     def learned(net: nn.Module, taught: list[teaching.Pair], *_: object) -> tuple[nn.Module, int]:
-        learned_from.extend(columns[id(pair)] for pair in taught)
+        learned_from.extend(columns[id(pair.scales)] for pair in taught)
         return net, 0
 
     def error(_: nn.Module, judged: list[teaching.Pair], *__: object) -> float:
-        judged_by.extend(columns[id(pair)] for pair in judged)
+        judged_by.extend(columns[id(pair.scales)] for pair in judged)
         return 1.0
 
     monkeypatch.setattr(teaching, "_learned", learned)
@@ -193,6 +234,22 @@ def test_too_little_to_learn_from_leaves_the_network_alone() -> None:
         assert net.factor.item() == pytest.approx(0.3)
 
 
+def test_signals_that_half_the_frames_do_not_show_are_not_learned_to_be_weak() -> None:
+    flashing = LowRank(recording(is_fast=True), LOW_RANK)
+    net = ScaledButTheMean(0.9)
+    assert taught(net, flashing) is None
+    assert net.factor.item() == pytest.approx(0.9)
+    # this is what they would teach
+    report = taught(net, flashing, replace(CONFIG, least_agreement=0.0))
+    assert report is not None and report.has_helped
+    assert net.factor.item() < 0.7
+
+
+def test_too_few_blocks_to_learn_from_or_to_judge_by_teach_nothing(measured: LowRank) -> None:
+    least = sum(1 for _ in image_pairs(measured, as_guessed, CONFIG)) // 2
+    assert taught(Scaled(0.3), measured, replace(CONFIG, least_blocks=least)) is None
+
+
 def test_without_time_nothing_is_learned(measured: LowRank) -> None:
     net = Scaled(0.3)
     report = taught(net, measured, seconds=0.0)
@@ -201,8 +258,11 @@ def test_without_time_nothing_is_learned(measured: LowRank) -> None:
     assert net.factor.item() == pytest.approx(0.3)
 
 
-def test_without_memory_nothing_is_learned(measured: LowRank) -> None:
-    assert taught(WithoutMemory(0.3), measured) is None
+def test_a_lack_of_memory_leaves_the_network_as_it_was(measured: LowRank) -> None:
+    net = WithoutMemory(0.3)
+    with pytest.raises(torch.OutOfMemoryError):
+        taught(net, measured)
+    assert net.factor.item() == pytest.approx(0.3)
 
 
 def test_another_error_is_not_hidden(measured: LowRank, monkeypatch: pytest.MonkeyPatch) -> None:
