@@ -60,12 +60,17 @@ def resolve(requirements: Sequence[str]) -> str:
 
 def main() -> int:
     """Write the locks anew."""
+    torch = image_torch()
+    # nothing is touched before all is known: there may be no network
+    locks = {
+        "base.txt": resolve(base_requirements()),
+        f"torch-{torch}.txt": resolve([f"torch=={torch}"]),
+    }
     LOCKS.mkdir(exist_ok=True)
     for old in LOCKS.glob("torch-*.txt"):
         old.unlink()
-    torch = image_torch()
-    (LOCKS / "base.txt").write_text(resolve(base_requirements()))
-    (LOCKS / f"torch-{torch}.txt").write_text(resolve([f"torch=={torch}"]))
+    for name, lines in locks.items():
+        (LOCKS / name).write_text(lines)
     return 0
 
 
