@@ -115,7 +115,10 @@ def teach(
     budget: Budget,
     seed: int,
 ) -> TeachReport | None:
-    """Teach a network in place, if that helps; None where there is too little to learn from."""
+    """Teach a network in place, if that helps.
+
+    None where there is too little to learn from, or it would mislead.
+    """
     if len(measured.frames) < config.least_frames:
         return None
     columns = measured.columns.starts
@@ -136,7 +139,7 @@ def teach(
     agreement = _agreement([*taught, *judged])
     if agreement < config.least_agreement:
         logger.info(
-            "  signals too fast to learn from: what half the frames show, the others show %.2f of",
+            "  nothing to learn from: every other frame has %.2f of the signals of the rest",
             agreement,
         )
         return None
