@@ -387,8 +387,8 @@ class RunConfig:
         method = METHODS[AUTO[1] if self.method == "auto" else self.method]
         if self.precision != "auto" and method.low_rank:
             raise UsageError(
-                f"--precision {self.precision} belongs to the methods with windows; name one of "
-                "them with --method, or leave it out"
+                f"--precision {self.precision}: {self.method} computes in fp32, and this flag "
+                "belongs to the methods with windows; leave it out"
             )
         if self.mean_image != "recording" and (method.low_rank or self.method == "auto"):
             raise UsageError(
