@@ -71,9 +71,9 @@ def moved_in_time(courses: np.ndarray, frames: float) -> np.ndarray:
 def image_pairs(
     measured: LowRank, denoise_courses: DenoiseCourses, config: TeachConfig
 ) -> Iterator[tuple[Corner, Pair]]:
-    """Of blocks in some rows of them, about so many: each half of the frames beside the other.
+    """Of the blocks in some rows of them: each half of the frames beside the other.
 
-    In the middles of equal parts of the field, for its edges are where motion has left the least.
+    The rows are the middles of equal parts of the field: motion leaves the least at its edges.
     """
     number = np.arange(len(measured.frames))
     is_whole = number < len(number) // 2 * 2  # frames in pairs
