@@ -313,8 +313,7 @@ class Denoiser:
             record.shortened.append(f"overlap {config.overlaps[0]} lowered to {measured.overlap}")
         if found.left_out:
             sizes = " and ".join(map(str, found.left_out))
-            record.shortened.append(f"blocks of {sizes} pixels left out for lack of {found.lack}")
-            logger.info("  %s", record.shortened[-1])
+            _note_shortened(f"blocks of {sizes} pixels left out for lack of {found.lack}", record)
         if net:
             with record.timed("denoise images"):
                 denoise = partial(denoised_images, net, self.device, spare=spare)
@@ -335,7 +334,7 @@ class Denoiser:
             return  # doubtful noise may be in both halves of the frames
         needed = TIMES_AS_LONG * (1 + len(measured.config.other_blocks)) * measured.seconds
         if not math.isinf(budget.remaining()) and needed > budget.remaining():
-            _note_unlearned("time", record)
+            _note_shortened("the network left as it is for lack of time", record)
             return
         courses = partial(denoised_courses, net, self.device, spare=spare)
         share = budget.share(1.0, TEACHING_SHARE)
@@ -345,7 +344,7 @@ class Denoiser:
             if not is_out_of_memory(error):
                 raise
             release_memory(self.device)
-            _note_unlearned("memory", record)
+            _note_shortened("the network left as it is for lack of memory", record)
             return
         if not report:
             return
@@ -516,9 +515,9 @@ def _note_lateness(seconds: float, budget: Budget, record: StackRecord) -> None:
     )  # fmt: skip
 
 
-def _note_unlearned(lack: str, record: StackRecord) -> None:
-    record.shortened.append(f"the network left as it is for lack of {lack}")
-    logger.info("  %s", record.shortened[-1])
+def _note_shortened(what: str, record: StackRecord) -> None:
+    record.shortened.append(what)
+    logger.info("  %s", what)
 
 
 def _note_cut(record: StackRecord) -> None:
