@@ -27,6 +27,7 @@ from model.device import (
     start_to_host,
     to_device,
 )
+from model.local_axes import with_local_axes
 from model.normalise import IntensityScale
 from model.progress import Progress
 from model.tiling import AxisPlan, plan_axis
@@ -283,12 +284,16 @@ def _through_network(
 def denoised_images(
     net: nn.Module, device: Device, images: np.ndarray, spare: nn.Module | None = None
 ) -> np.ndarray:
-    """What a network for factors makes of one block's images [K,h,w], float32.
+    """What a network for factors makes of one block's images [K,h,w], in two looks, float32.
 
     Or `spare`, the same on the CPU, where the device's memory is full. Raises InferenceError where
     that is not finite.
     """
-    return _denoised_factors(net, device, images[None], spare)
+
+    def denoise(images: np.ndarray) -> np.ndarray:
+        return _denoised_factors(net, device, images[None], spare)
+
+    return with_local_axes(images, denoise(images), denoise)
 
 
 def denoised_courses(

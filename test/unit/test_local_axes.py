@@ -1,0 +1,94 @@
+"""A second look at images, turned to the principal axes of each small place."""
+
+import numpy as np
+import pytest
+
+from model.local_axes import LEAST, places, principal_axes, with_local_axes
+
+RNG = np.random.default_rng
+
+
+def images(count: int = 5, side: int = 24) -> np.ndarray:
+    return RNG(0).normal(size=(count, side, side)).astype(np.float32)
+
+
+def soft(values: np.ndarray) -> np.ndarray:
+    """A denoiser that takes what is faint for noise, as a network does."""
+    return np.sign(values) * np.maximum(np.abs(values) - 1.5, 0)
+
+
+def turned(values: np.ndarray) -> np.ndarray:
+    """All images but the mean, turned into one another at random."""
+    axes = np.linalg.qr(RNG(3).normal(size=(len(values) - 1,) * 2))[0].astype(np.float32)
+    return np.concatenate([values[:1], np.tensordot(axes, values[1:], 1)])
+
+
+def test_what_a_denoiser_finds_in_any_axes_stays_as_it_was_found() -> None:
+    noisy = images()
+    result = with_local_axes(noisy, 0.5 * noisy, lambda seen: 0.5 * seen)
+    np.testing.assert_allclose(result, 0.5 * noisy, atol=1e-5)
+
+
+def test_the_result_does_not_depend_on_how_images_are_turned() -> None:
+    noisy = images()
+    found = soft(2 * noisy)
+    expected = turned(with_local_axes(2 * noisy, found, soft))
+    actual = with_local_axes(turned(2 * noisy), turned(found), soft)
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
+    assert np.abs(soft(turned(2 * noisy)) - turned(found)).max() > 0.5  # the first look does
+
+
+def test_cells_that_many_images_share_are_told_better_from_noise() -> None:
+    """Two cells side by side, each in all of eight images in a proportion of its own."""
+    rng = RNG(1)
+    proportions = rng.normal(size=(2, 8))
+    proportions /= np.linalg.norm(proportions, axis=1, keepdims=True)
+    clean = np.zeros((9, 24, 24), np.float32)
+    clean[1:, 8:16, 2:10] = 6 * proportions[0][:, None, None]
+    clean[1:, 8:16, 14:22] = 6 * proportions[1][:, None, None]
+    noisy = clean + rng.normal(size=clean.shape).astype(np.float32)
+    found = soft(noisy)
+    again = with_local_axes(noisy, found, soft)
+    error, before = (np.square((each - clean)[1:]).mean() for each in (again, found))
+    assert error < 0.8 * before
+
+
+def test_the_mean_stays_and_one_image_beside_it_too() -> None:
+    noisy = images()
+    result = with_local_axes(noisy, soft(2 * noisy), lambda seen: 0 * seen)
+    np.testing.assert_array_equal(result[0], soft(2 * noisy)[0])
+    assert np.abs(result[1:]).max() < np.abs(soft(2 * noisy)[1:]).max()
+    pair = noisy[:2]
+    assert with_local_axes(pair, pair, lambda seen: 0 * seen) is pair
+
+
+def test_axes_with_nothing_along_them_are_not_looked_at() -> None:
+    seen = []
+
+    def counted(turned: np.ndarray) -> np.ndarray:
+        seen.append(len(turned))
+        return turned
+
+    found = np.zeros((5, 24, 24), np.float32)
+    np.testing.assert_array_equal(with_local_axes(images(), found, counted), found)
+    assert not seen
+    found[1:, 2:10, 2:10] = 1.0  # the same in all, in one place of four
+    with_local_axes(images(), found, counted)
+    assert seen == [2]  # the mean, and one axis
+
+
+def test_axes_are_orthonormal_and_those_with_most_come_first() -> None:
+    found = 3 * images()[1:]
+    weight = np.full((24, 24), 1 / 24**2, np.float32)
+    axes = principal_axes(found, weight)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(4), atol=1e-5)
+    squares = np.square(np.tensordot(axes.T, found, 1)).mean((1, 2))
+    assert (np.diff(squares) <= 0).all() and squares[-1] > LEAST
+
+
+@pytest.mark.parametrize("side, count", [(8, 1), (12, 1), (16, 2), (24, 2), (32, 3)])
+def test_shares_of_places_sum_up_to_one(side: int, count: int) -> None:
+    weights, shares = zip(*places(side), strict=True)
+    assert len(shares) == count
+    np.testing.assert_allclose(sum(shares), 1, rtol=1e-6)
+    np.testing.assert_allclose([weight.sum() for weight in weights], 1, rtol=1e-6)
