@@ -7,12 +7,12 @@ neuropil says; what noise they leave differs, so that the mean is nearer to the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from model.budget import Budget
-from model.lowrank import DenoiseCourses, LowRank
+from model.lowrank import DenoiseCourses, DenoiseImages, LowRank
 from model.memory import available_bytes
 
 
@@ -52,7 +52,7 @@ class LowRankEnsemble:
                 break
             other.find(denoise_courses)
 
-    def denoise_images(self, denoiser: Callable[[np.ndarray], np.ndarray]) -> float:
+    def denoise_images(self, denoiser: DenoiseImages) -> float:
         """Replace all images by what `denoiser` makes of them (`LowRank.denoise_images`).
 
         The share of the mean's change that was taken, on average.

@@ -52,7 +52,8 @@ SAMPLE_BYTES = 2**30  # of sampled blocks, their noise not counted: long recordi
 TRUNCATE = 3.0  # deviations, where a Gaussian ends
 MEMORY = 0.8  # of what is left, that factors are expected to take at most
 BANDS = 2  # a row of blocks, smoothed, and its parts in work, in rows of blocks
-WITH_THE_REST = 5.0  # a block's time with networks, reading and rendering, over that without
+WITH_THE_REST = 5.0  # a block's time with its courses, reading and rendering, over that without
+BRIGHT = 5.0  # deviations of the noise, that images are bright by to time a network
 PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to be followed
 ARTEFACT = 1.3  # times the greatest component of noise in the usual block: that is none of noise
 MEDIAN_OF_NORMAL = 0.6745  # of the size of what is normal, in deviations
@@ -63,6 +64,8 @@ Corner = tuple[int, int]  # row and column of a block, in positions of the padde
 Made = TypeVar("Made")
 # Courses [T,K] in noise of variance 1, and what `wiener` makes of them, to what they are without.
 DenoiseCourses = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Images [K,h,w] in noise of variance 1, the mean first, to what they are without.
+DenoiseImages = Callable[[np.ndarray], np.ndarray]
 
 
 class LowRankError(RuntimeError):
@@ -379,11 +382,12 @@ class LowRank:
         seed: int = 0,
         *,
         budget: Budget | None = None,
+        denoise_images: DenoiseImages | None = None,
     ) -> None:
         """Measure a stack [T,H,W] of any real dtype; LowRankError where it is too short.
 
-        Blocks overlap as far as fits into the budget; it is passed where not even the least overlap
-        does.
+        Blocks overlap as far as fits into the budget, with the time that `denoise_images` will take
+        where there is such a network; it is passed where not even the least overlap does.
         """
         if len(frames) < MIN_FRAMES:
             raise LowRankError(
@@ -414,7 +418,7 @@ class LowRank:
         self.seconds = 0.0  # that it will take from here, if there is a limit to fit into,
         self.is_late = False  # and whether that is longer
         if budget and not math.isinf(budget.remaining()):
-            self._fit_into(budget, overlaps)
+            self._fit_into(budget, overlaps, denoise_images)
         self.factors: dict[Corner, Factors] = {}
         self._offset: np.ndarray | float = 0.0
         self._has_mean_images = False
@@ -457,20 +461,26 @@ class LowRank:
             )
         return fit or overlaps[-1:]
 
-    def _fit_into(self, budget: Budget, overlaps: Sequence[float]) -> None:
+    def _fit_into(
+        self,
+        budget: Budget,
+        overlaps: Sequence[float],
+        denoise_images: DenoiseImages | None,
+    ) -> None:
         """Take the largest of these for which time is left, by the seconds that one block takes."""
         block = self._standardised(*self.block_at(self.rows.starts[0], self.columns.starts[0]))
         one_look = replace(self.looks, wider_threshold=math.inf)  # the other is among the rest
 
-        def work(_: int) -> Factors:
+        def decomposed(_: int) -> Factors:
             smoothed = _smooth(block, one_look.sigma, self.config)
             return shrunk(decompose(block, smoothed, one_look), self.config)
 
-        copies = 2 * torch.get_num_threads()  # a block for every core, twice
-        begin = time.perf_counter()
-        for _ in in_parallel(work, range(copies)):
-            pass
-        each = WITH_THE_REST * (time.perf_counter() - begin) / copies
+        each = WITH_THE_REST * _seconds_of(decomposed)
+        if denoise_images:
+            size, count = self.config.block, 1 + math.ceil(self._usual_components)
+            drawn = np.random.default_rng(self._seed).standard_normal((count, size, size))
+            bright = (BRIGHT * drawn).astype(np.float32)
+            each += _seconds_of(lambda _: denoise_images(bright))
         plan = plan_stack(budget.remaining(), each, self._num_blocks, overlaps)
         self.seconds, self.is_late = plan.inference_seconds, plan.is_late
         self._overlap_by(plan.overlap)
@@ -658,7 +668,7 @@ class LowRank:
         images[0] += np.sqrt(len(block)) * mean.ravel()
         return Factors(courses=courses, footprints=images.astype(np.float32))
 
-    def denoise_images(self, denoiser: Callable[[np.ndarray], np.ndarray]) -> float:
+    def denoise_images(self, denoiser: DenoiseImages) -> float:
         """Replace every block's images [K,h,w] by what `denoiser` makes of them.
 
         The brightness of every block stays as it was recorded. Of what else is changed in the mean,
@@ -742,6 +752,15 @@ class LowRank:
                 blend[:, row : row + size, column : column + size] += block.reshape(-1, size, size)
             change = (blend / frame_weight)[:, :height, :width]
             yield change * self.background.deviation + self._offset
+
+
+def _seconds_of(work: Callable[[int], object]) -> float:
+    """That a piece of work takes, with all cores at such pieces."""
+    copies = 2 * torch.get_num_threads()  # one for every core, twice
+    begin = time.perf_counter()
+    for _ in in_parallel(work, range(copies)):
+        pass
+    return (time.perf_counter() - begin) / copies
 
 
 def _flat(block: np.ndarray) -> torch.Tensor:

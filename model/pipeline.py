@@ -283,12 +283,13 @@ class Denoiser:
         self, frames: Frames, config: LowRankConfig, budget: Budget, record: StackRecord
     ) -> LowRankEnsemble:
         """The factors of frames [T,H,W], denoised where there is a network."""
-        net = spare = None
+        net = spare = denoise = None
         if self.checkpoint:
             net = place(load_network(self.checkpoint), self.device).eval()
             spare = load_network(self.checkpoint).eval() if self.device.is_cuda else None
+            denoise = partial(denoised_images, net, self.device, spare=spare)
         with record.timed("decompose"):
-            measured = LowRank(frames, config, self.seed, budget=budget)
+            measured = LowRank(frames, config, self.seed, budget=budget, denoise_images=denoise)
             _note_doubts(measured.doubts, record)
             if measured.is_late:
                 _note_lateness(measured.seconds, budget, record)
@@ -314,9 +315,8 @@ class Denoiser:
         if found.left_out:
             sizes = " and ".join(map(str, found.left_out))
             _note_shortened(f"blocks of {sizes} pixels left out for lack of {found.lack}", record)
-        if net:
+        if denoise:
             with record.timed("denoise images"):
-                denoise = partial(denoised_images, net, self.device, spare=spare)
                 record.mean_share = found.denoise_images(denoise)
         return found
 

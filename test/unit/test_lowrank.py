@@ -1,6 +1,7 @@
 """The low-rank method: what it keeps, what it removes, and what it needs."""
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -270,6 +271,20 @@ def test_blocks_overlap_less_where_time_is_short(seconds: float, overlap: float)
     assert len(found.factors) == (16 if overlap == 0.5 else 9)
     result = np.concatenate(list(found.render()))
     assert stsnr(clean, result).stsnr > stsnr(clean, noisy(clean)).stsnr + 10
+
+
+def test_the_time_that_a_network_takes_for_images_is_measured() -> None:
+    given = []
+
+    def denoise(images: np.ndarray) -> np.ndarray:
+        given.append(images.shape)
+        time.sleep(0.05)
+        return images
+
+    found = LowRank(noisy(cells()), CONFIG, budget=Budget(1e6), denoise_images=denoise)
+    assert len(given) == 2 * torch.get_num_threads()
+    assert {shape[1:] for shape in given} == {(CONFIG.block, CONFIG.block)}
+    assert found.seconds > 16 * 0.05 / torch.get_num_threads()  # of 16 blocks
 
 
 def test_the_memory_that_factors_will_take_is_known_before_they_are_found(
