@@ -36,8 +36,7 @@ def with_local_axes(
         axes = principal_axes(found[1:], np.outer(row, column))
         if not axes.shape[1]:
             continue
-        turned = np.concatenate([images[:1], np.tensordot(axes.T, images[1:], 1)])
-        change = denoise(turned)[1:] - np.tensordot(axes.T, found[1:], 1)
+        change = (denoise(along_axes(images, axes)) - along_axes(found, axes))[1:]
         result[1:] += np.outer(blends_down, blends_across) * np.tensordot(axes, change, 1)
     return result
 
@@ -50,6 +49,11 @@ def principal_axes(found: np.ndarray, weight: np.ndarray) -> np.ndarray:
     flat = found.reshape(len(found), -1)
     squares, axes = np.linalg.eigh((flat * weight.ravel()) @ flat.T)
     return axes[:, squares > LEAST][:, ::-1]
+
+
+def along_axes(images: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """The mean, and what the other images [K,h,w] have along axes [K-1,L]: [1+L,h,w]."""
+    return np.concatenate([images[:1], np.tensordot(axes.T, images[1:], 1)])
 
 
 def places(side: int) -> list[tuple[np.ndarray, np.ndarray]]:
