@@ -252,7 +252,7 @@ _gpu_thread = ThreadPoolExecutor(1)
 def _denoised_factors(
     net: nn.Module, device: Device, noisy: np.ndarray, spare: nn.Module | None
 ) -> np.ndarray:
-    """What a network for factors makes of [C,K,h,w]: [K,h,w], float32.
+    """What a network for factors makes of [B,C,K,h,w]: [B,K,h,w], float32.
 
     Where the GPU's memory is full `spare`, the same network on the CPU, does it: it is small.
     """
@@ -265,14 +265,14 @@ def _denoised_factors(
 def _through_network(
     net: nn.Module, device: Device, noisy: np.ndarray, spare: nn.Module | None
 ) -> np.ndarray:
-    factors = torch.from_numpy(noisy)[None]
+    factors = torch.from_numpy(noisy)
     try:
-        denoised: Tensor = net(factors.to(device.torch_device))[0, 0]
+        denoised: Tensor = net(factors.to(device.torch_device))[:, 0]
     except RuntimeError as error:
         if not spare or not is_out_of_memory(error):
             raise
         release_memory(device)
-        denoised = spare(factors)[0, 0]
+        denoised = spare(factors)[:, 0]
     if not bool(torch.isfinite(denoised).all()):
         raise InferenceError(
             "the network gave values that are not finite; choose --method lowrank, which has no "
@@ -291,9 +291,9 @@ def denoised_images(
     """
 
     def denoise(images: np.ndarray) -> np.ndarray:
-        return _denoised_factors(net, device, images[None], spare)
+        return _denoised_factors(net, device, images[:, None], spare)
 
-    return with_local_axes(images, denoise(images), denoise)
+    return with_local_axes(images, denoise(images[None])[0], denoise)
 
 
 def denoised_courses(
@@ -310,4 +310,4 @@ def denoised_courses(
     if not courses.size:
         return courses
     noisy = np.stack([courses.T, guess.T]).astype(np.float32)[:, :, None]  # [2,K,1,T]
-    return _denoised_factors(net, device, noisy, spare)[:, 0].T
+    return _denoised_factors(net, device, noisy[None], spare)[0, :, 0].T

@@ -26,18 +26,27 @@ def with_local_axes(
 ) -> np.ndarray:
     """What `denoise` makes of images [K,h,w] turned to the axes of each place, turned back.
 
-    `found` is what it made of them as they are. The first image, the mean, stays as it was found.
+    It takes several places' at once, [B,L,h,w]. `found` is what it made of them as they are. The
+    first image, the mean, stays as it was found.
     """
     if len(images) < 3:  # one direction has no other axis
         return found
-    result = found.copy()
     rows, columns = map(places, images.shape[1:])
+    looked_at = []  # axes of places, and their share in every pixel
     for (row, blends_down), (column, blends_across) in product(rows, columns):
         axes = principal_axes(found[1:], np.outer(row, column))
-        if not axes.shape[1]:
-            continue
-        change = (denoise(along_axes(images, axes)) - along_axes(found, axes))[1:]
-        result[1:] += np.outer(blends_down, blends_across) * np.tensordot(axes, change, 1)
+        if axes.shape[1]:
+            looked_at.append((axes, np.outer(blends_down, blends_across)))
+    if not looked_at:
+        return found
+    most = 1 + max(axes.shape[1] for axes, _ in looked_at)
+    turned = np.zeros((len(looked_at), most, *images.shape[1:]), np.float32)
+    for values, (axes, _) in zip(turned, looked_at, strict=True):
+        values[: 1 + axes.shape[1]] = along_axes(images, axes)
+    result = found.copy()
+    for again, (axes, share) in zip(denoise(turned), looked_at, strict=True):
+        change = again[1 : 1 + axes.shape[1]] - along_axes(found, axes)[1:]
+        result[1:] += share * np.tensordot(axes, change, 1)
     return result
 
 

@@ -66,7 +66,7 @@ def test_axes_with_nothing_along_them_are_not_looked_at() -> None:
     seen = []
 
     def counted(turned: np.ndarray) -> np.ndarray:
-        seen.append(len(turned))
+        seen.append(turned.shape)
         return turned
 
     found = np.zeros((5, 24, 24), np.float32)
@@ -74,7 +74,7 @@ def test_axes_with_nothing_along_them_are_not_looked_at() -> None:
     assert not seen
     found[1:, 2:10, 2:10] = 1.0  # the same in all, in one place of four
     with_local_axes(images(), found, counted)
-    assert seen == [2]  # the mean, and one axis
+    assert seen == [(1, 2, 24, 24)]  # one place: the mean, and one axis
 
 
 def test_axes_are_orthonormal_and_those_with_most_come_first() -> None:
