@@ -144,7 +144,10 @@ def load_network(checkpoint: Checkpoint) -> nn.Module:
 def save_checkpoint(
     path: Path, net: nn.Module, *, method: str, provenance: Mapping[str, Any]
 ) -> None:
-    """Write a network with its method, sizes and origin; the file appears whole or not at all."""
+    """Write a network with its method, sizes and origin; the file appears whole or not at all.
+
+    Its folder is made where there is none.
+    """
     config = dataclasses.asdict(net.config)  # type: ignore[call-overload]
     metadata = {
         "method": method,
@@ -152,6 +155,7 @@ def save_checkpoint(
         "provenance": json.dumps(provenance),
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     safetensors.torch.save_file(tensors, temporary, metadata=metadata)
     temporary.chmod(0o644)  # the library makes it private, the image's user must read it

@@ -21,7 +21,7 @@ def saved(path: Path, seed: int, width: int = 4) -> Path:
 
 def test_every_number_is_the_mean_and_the_origins_are_kept(tmp_path: Path) -> None:
     paths = [saved(tmp_path / f"{seed}.safetensors", seed) for seed in range(3)]
-    out = tmp_path / "mean.safetensors"
+    out = tmp_path / "means" / "mean.safetensors"  # a folder that is not there yet
     assert main([*map(str, paths), "--out", str(out)]) == 0
     nets = [load_network(read_checkpoint(path, "lowrank_unet")) for path in (out, *paths)]
     mean, *parts = (net.state_dict() for net in nets)
