@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,12 @@ class Job:
         logger.info("  %d frames are too few for %s", num_frames, self.record.method)
         if self._denoiser_of_short is None:
             try:
-                _, self._denoiser_of_short = self._denoiser(AUTO[1], self._folders_of_short)
+                _, denoiser = self._denoiser(AUTO[1], self._folders_of_short)
+                if denoiser.checkpoint and not self.device.is_cuda:
+                    # hours of adaptation, for which nobody asked
+                    logger.info("  without a GPU its checkpoint is used as it is")
+                    denoiser = replace(denoiser, steps=0)
+                self._denoiser_of_short = denoiser
             except CheckpointError as error:
                 name = Path(stack.file).name
                 raise StackError(
