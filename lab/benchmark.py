@@ -36,7 +36,7 @@ from model.checkpoint import load_network, read_checkpoint
 from model.config import METHODS, Method
 from model.device import pick_device, place
 from model.ensemble import LowRankEnsemble
-from model.inference import WindowGrid, denoised_courses, denoised_images, infer
+from model.inference import WindowGrid, denoised_courses, denoised_images, denoised_mean, infer
 from model.job import SHIPPED_WEIGHTS
 from model.lowrank import LowRank
 from model.mean_image import with_mean_of
@@ -163,7 +163,10 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
             found = LowRankEnsemble(recording)
             found.find(courses)
             lap("decompose")
-            found.denoise_images(partial(denoised_images, pretrained, device))
+            found.denoise_images(
+                partial(denoised_images, pretrained, device),
+                partial(denoised_mean, pretrained, device),
+            )
             lap("denoise images")
         write(found.render(), "render")
         seconds["total"] = sum(seconds.values())

@@ -13,13 +13,13 @@ from torch import Tensor
 from lab.noise import apply_detector, averaged, draw_detector
 from lab.recordings import Ask, Example, draw_orientation
 from lab.simulate import random_movie
+from model.basis import orthonormal_courses, weighed_by_noise
 from model.config import METHODS
 from model.lowrank import (
     Components,
     Corner,
     DenoiseCourses,
     LowRank,
-    orthonormal_courses,
     wiener,
 )
 
@@ -105,15 +105,15 @@ def factors_of(
         corner: Corner, block: np.ndarray, components: Components
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         guess = wiener(components.courses, found.config.spectrum_smoothing)
-        basis = orthonormal_courses(denoise_courses(components.courses, guess))
-        along = found.along(basis, block, corner)
+        courses = orthonormal_courses(denoise_courses(components.courses, guess))
+        readers = weighed_by_noise(courses, block).readers
         rows, columns = found.block_at(*corner)
         truth = scaled[:, found.rows.source_index[rows]][:, :, found.columns.source_index[columns]]
         change = (truth - truth.mean(0)).reshape(num_frames, -1) @ components.footprints.T
         change /= components.scale
         return (
-            along.footprints.reshape(-1, *block.shape[1:]),
-            np.tensordot(basis, truth, axes=(0, 0)).astype(np.float32),
+            found.read(readers, block, corner).reshape(-1, *block.shape[1:]),
+            np.tensordot(readers, truth, axes=(0, 0)).astype(np.float32),
             np.stack([components.courses.T, guess.T, change.T]).astype(np.float32),
         )
 

@@ -23,20 +23,14 @@ from lab.factors import as_guessed, factors_of
 from lab.metrics import stsnr
 from lab.movies import held_out, load_movie
 from lab.noise import LEVELS, noisy_recording
+from model.basis import orthonormal_courses
 from model.checkpoint import load_network, read_checkpoint
 from model.config import METHODS, LowRankConfig
 from model.device import pick_device, place
 from model.ensemble import LowRankEnsemble
 from model.inference import denoised_courses, denoised_images
 from model.job import SHIPPED_WEIGHTS
-from model.lowrank import (
-    Components,
-    Corner,
-    DenoiseCourses,
-    Factors,
-    LowRank,
-    orthonormal_courses,
-)
+from model.lowrank import Components, Corner, DenoiseCourses, Factors, LowRank
 from model.motion import move
 
 METHOD = "lowrank_unet"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from model.budget import Budget
-from model.lowrank import DenoiseCourses, DenoiseImages, LowRank
+from model.lowrank import DenoiseCourses, DenoiseImages, DenoiseMean, LowRank
 from model.memory import available_bytes
 
 
@@ -52,12 +52,15 @@ class LowRankEnsemble:
                 break
             other.find(denoise_courses)
 
-    def denoise_images(self, denoiser: DenoiseImages) -> float:
+    def denoise_images(
+        self, denoiser: DenoiseImages, denoise_mean: DenoiseMean | None = None
+    ) -> float:
         """Replace all images by what `denoiser` makes of them (`LowRank.denoise_images`).
 
         The share of the mean's change that was taken, on average.
         """
-        return float(np.mean([member.denoise_images(denoiser) for member in self.members]))
+        shares = [member.denoise_images(denoiser, denoise_mean) for member in self.members]
+        return float(np.mean(shares))
 
     @property
     def num_blocks(self) -> int:

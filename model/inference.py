@@ -34,6 +34,9 @@ from model.tiling import AxisPlan, plan_axis
 
 logger = logging.getLogger(__name__)
 
+# Of a block's images:
+THE_MEAN, BESIDE_THE_MEAN = slice(0, 1), slice(1, None)
+
 
 class InferenceError(RuntimeError):
     """The network gives no usable result; the message says why."""
@@ -250,29 +253,33 @@ _gpu_thread = ThreadPoolExecutor(1)
 
 
 def _denoised_factors(
-    net: nn.Module, device: Device, noisy: np.ndarray, spare: nn.Module | None
+    net: nn.Module,
+    device: Device,
+    noisy: np.ndarray,
+    spare: nn.Module | None,
+    wanted: slice | None = None,
 ) -> np.ndarray:
     """What a network for factors makes of [B,C,K,h,w]: [B,K,h,w], float32.
 
     Where the GPU's memory is full `spare`, the same network on the CPU, does it: it is small.
     """
     if not device.is_cuda:
-        return _through_network(net, device, noisy, spare)
-    return _gpu_thread.submit(_through_network, net, device, noisy, spare).result()
+        return _through_network(net, device, noisy, spare, wanted)
+    return _gpu_thread.submit(_through_network, net, device, noisy, spare, wanted).result()
 
 
 @torch.inference_mode()
 def _through_network(
-    net: nn.Module, device: Device, noisy: np.ndarray, spare: nn.Module | None
+    net: nn.Module, device: Device, noisy: np.ndarray, spare: nn.Module | None, wanted: slice | None
 ) -> np.ndarray:
     factors = torch.from_numpy(noisy)
     try:
-        denoised: Tensor = net(factors.to(device.torch_device))[:, 0]
+        denoised: Tensor = net(factors.to(device.torch_device), wanted)[:, 0]
     except RuntimeError as error:
         if not spare or not is_out_of_memory(error):
             raise
         release_memory(device)
-        denoised = spare(factors)[:, 0]
+        denoised = spare(factors, wanted)[:, 0]
     if not bool(torch.isfinite(denoised).all()):
         raise InferenceError(
             "the network gave values that are not finite; choose --method lowrank, which has no "
@@ -290,10 +297,22 @@ def denoised_images(
     that is not finite.
     """
 
-    def denoise(images: np.ndarray) -> np.ndarray:
-        return _denoised_factors(net, device, images[:, None], spare)
+    found = _denoised_factors(net, device, images[None, None], spare)[0]
 
-    return with_local_axes(images, denoise(images[None])[0], denoise)
+    def again(turned: np.ndarray) -> np.ndarray:
+        return _denoised_factors(net, device, turned[:, None], spare, BESIDE_THE_MEAN)
+
+    return with_local_axes(images, found, again)
+
+
+def denoised_mean(
+    net: nn.Module, device: Device, images: np.ndarray, spare: nn.Module | None = None
+) -> np.ndarray:
+    """What becomes of the first of one block's images [K,h,w] in `denoised_images`: [h,w].
+
+    In a part of the time.
+    """
+    return _denoised_factors(net, device, images[None, None], spare, THE_MEAN)[0, 0]
 
 
 def denoised_courses(

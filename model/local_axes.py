@@ -26,8 +26,8 @@ def with_local_axes(
 ) -> np.ndarray:
     """What `denoise` makes of images [K,h,w] turned to the axes of each place, turned back.
 
-    It takes several places' at once, [B,L,h,w]. `found` is what it made of them as they are. The
-    first image, the mean, stays as it was found.
+    It takes several places' at once, [B,L,h,w], and need not denoise the first of them, the mean:
+    that stays as it was found. `found` is what it made of the images as they are.
     """
     if len(images) < 3:  # one direction has no other axis
         return found

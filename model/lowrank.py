@@ -32,6 +32,7 @@ import torch
 from scipy import ndimage
 
 from model.background import blurred_mean, measure_background
+from model.basis import orthonormal_courses, weighed_by_noise
 from model.blending import accumulated_weight, hann_window
 from model.budget import Budget, plan_stack
 from model.config import LowRankConfig
@@ -58,7 +59,6 @@ PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to
 ARTEFACT = 1.3  # times the greatest component of noise in the usual block: that is none of noise
 MEDIAN_OF_NORMAL = 0.6745  # of the size of what is normal, in deviations
 CLEARLY_MORE = 1.3  # than the deviation that a course's noise has where it is white
-LEAST_COURSE = 0.03  # norm of a course, in deviations of the noise, below which there is none
 
 Corner = tuple[int, int]  # row and column of a block, in positions of the padded axes
 Made = TypeVar("Made")
@@ -66,6 +66,8 @@ Made = TypeVar("Made")
 DenoiseCourses = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Images [K,h,w] in noise of variance 1, the mean first, to what they are without.
 DenoiseImages = Callable[[np.ndarray], np.ndarray]
+# The same, to what the mean is without: [h,w].
+DenoiseMean = Callable[[np.ndarray], np.ndarray]
 
 
 class LowRankError(RuntimeError):
@@ -210,15 +212,6 @@ def shrunk(found: Components, config: LowRankConfig) -> Factors:
     return Factors(
         courses=courses.astype(np.float32), footprints=found.footprints.astype(np.float32)
     )
-
-
-def orthonormal_courses(courses: np.ndarray) -> np.ndarray:
-    """The constant course and a basis [T,K+1] float32 of what `courses` [T,K] add to it."""
-    num_frames = len(courses)
-    constant = np.full((num_frames, 1), num_frames**-0.5)
-    there = np.linalg.norm(courses, axis=0) > LEAST_COURSE
-    basis, _ = np.linalg.qr(np.concatenate([constant, courses[:, there]], axis=1))
-    return (basis * np.sign(basis[:1, :1])).astype(np.float32)
 
 
 # ---- The recording ----------------------------------------------------------------------------
@@ -662,28 +655,45 @@ class LowRank:
 
     def along(self, courses: np.ndarray, block: np.ndarray, corner: Corner) -> Factors:
         """What the recording has along orthonormal courses in a standardised block [T,h,w]."""
-        images = (torch.from_numpy(courses).T @ _flat(block)).numpy()
+        basis = weighed_by_noise(courses, block)
+        return Factors(courses=basis.courses, footprints=self.read(basis.readers, block, corner))
+
+    def read(self, readers: np.ndarray, block: np.ndarray, corner: Corner) -> np.ndarray:
+        """Images [K,h*w] float32 that readers [T,K] (`Basis`) find in a standardised block."""
+        images = (torch.from_numpy(readers).T @ _flat(block)).numpy()
         # the block is without its mean
         part = self._part(*self.block_at(*corner))
         mean = (self.background.mean - self.dark)[part] / self.background.deviation[part]
         images[0] += np.sqrt(len(block)) * mean.ravel()
-        return Factors(courses=courses, footprints=images.astype(np.float32))
+        return images.astype(np.float32)
 
-    def denoise_images(self, denoiser: DenoiseImages) -> float:
+    def denoise_images(
+        self, denoiser: DenoiseImages, denoise_mean: DenoiseMean | None = None
+    ) -> float:
         """Replace every block's images [K,h,w] by what `denoiser` makes of them.
 
         The brightness of every block stays as it was recorded. Of what else is changed in the mean,
         that share alone which the estimated error is least with: tissue unlike any it has seen
         keeps its detail. The share, from 0 to 1. (Not so the other images, whose noise is not quite
-        independent of the courses: the estimate fails there.)
+        independent of the courses: the estimate fails there.) `denoise_mean` gives what it makes of
+        the mean, should that take less time.
         """
         noisy = {corner: factors.footprints for corner, factors in self.factors.items()}
+        scale = self._image_scale
         every = max(1, len(noisy) // PROBED_BLOCKS)
 
+        def as_bright(mean: np.ndarray, noisy_mean: np.ndarray) -> np.ndarray:
+            return mean + (noisy_mean - mean).mean()
+
         def denoised(images: np.ndarray) -> np.ndarray:
-            found = self._image_scale * denoiser(images / self._image_scale)
-            found[0] += (images[0] - found[0]).mean()
+            found = scale * denoiser(images / scale)
+            found[0] = as_bright(found[0], images[0])
             return found
+
+        def mean_of(images: np.ndarray) -> np.ndarray:
+            if not denoise_mean:
+                return denoised(images)[0]
+            return as_bright(scale * denoise_mean(images / scale), images[0])
 
         def of_block(number: int, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             """What becomes of a block, and what tells of its mean: weight, change, divergence."""
@@ -695,7 +705,7 @@ class LowRank:
             signs = rng.choice(np.array([-1, 1], np.float32), images.shape[1:])
             moved = images.copy()
             moved[0] += self.config.probe * signs
-            follows = signs * (denoised(moved)[0] - result[0]) / self.config.probe
+            follows = signs * (mean_of(moved) - result[0]) / self.config.probe
             change = np.square(result[0] - images[0]).mean()
             return result.reshape(flat.shape), np.array([1.0, change, follows.mean()])
 

@@ -35,6 +35,7 @@ from model.inference import (
     WindowGrid,
     denoised_courses,
     denoised_images,
+    denoised_mean,
     infer,
     seconds_per_window,
 )
@@ -283,11 +284,12 @@ class Denoiser:
         self, frames: Frames, config: LowRankConfig, budget: Budget, record: StackRecord
     ) -> LowRankEnsemble:
         """The factors of frames [T,H,W], denoised where there is a network."""
-        net = spare = denoise = None
+        net = spare = denoise = denoise_mean = None
         if self.checkpoint:
             net = place(load_network(self.checkpoint), self.device).eval()
             spare = load_network(self.checkpoint).eval() if self.device.is_cuda else None
             denoise = partial(denoised_images, net, self.device, spare=spare)
+            denoise_mean = partial(denoised_mean, net, self.device, spare=spare)
         with record.timed("decompose"):
             measured = LowRank(frames, config, self.seed, budget=budget, denoise_images=denoise)
             _note_doubts(measured.doubts, record)
@@ -317,7 +319,7 @@ class Denoiser:
             _note_shortened(f"blocks of {sizes} pixels left out for lack of {found.lack}", record)
         if denoise:
             with record.timed("denoise images"):
-                record.mean_share = found.denoise_images(denoise)
+                record.mean_share = found.denoise_images(denoise, denoise_mean)
         return found
 
     def _teach(

@@ -99,8 +99,8 @@ def _pairs_in_row(
         there[:, 1:] -= there[:, 1:].mean(0)  # as those that were not moved
         _, columns = one.block_at(*corner)
         around = np.ascontiguousarray(band[:, :, columns])
-        images = other.along(there.astype(np.float32), around, corner)
-        other_images = images.footprints.reshape(seen.shape)
+        readers = np.linalg.pinv(there).T.astype(np.float32)
+        other_images = other.read(readers, around, corner).reshape(seen.shape)
         return corner, Pair(seen=seen, other=other_images, scales=found.scale)
 
     return one.each_block(of_block, [row])

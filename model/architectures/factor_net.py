@@ -49,10 +49,13 @@ class FactorNet(nn.Module):
         """Sides [K,h,w] of images must be multiples of this."""
         return self.images.stride
 
-    def forward(self, noisy: Tensor) -> Tensor:
-        """Denoise [B,1,K,h,w] to the same shape, or [B,2,K,1,T] to [B,1,K,1,T]."""
+    def forward(self, noisy: Tensor, wanted: slice | None = None) -> Tensor:
+        """Denoise [B,1,K,h,w] to the same shape, or [B,2,K,1,T] to [B,1,K,1,T].
+
+        Of images those that are wanted, or all: the others stay noisy.
+        """
         if noisy.shape[1] == 1:
-            images: Tensor = self.images(noisy)
+            images: Tensor = self.images(noisy, wanted)
             return images
         pairs = noisy.transpose(1, 2).flatten(3).flatten(0, 1)  # [B*K,2,T]
         is_there = pairs.flatten(1).any(dim=1)

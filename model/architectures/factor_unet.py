@@ -66,8 +66,8 @@ class FactorUNet(nn.Module):
         """Sides [K,H,W] must be multiples of this."""
         return 1, 4, 4
 
-    def forward(self, noisy: Tensor) -> Tensor:
-        """Denoise [B,1,K,H,W]."""
+    def forward(self, noisy: Tensor, wanted: slice | None = None) -> Tensor:
+        """Denoise [B,1,K,H,W], of the K images those that are wanted: the others stay noisy."""
         if any(side % step for side, step in zip(noisy.shape[2:], self.stride, strict=True)):
             raise ValueError(f"images {tuple(noisy.shape[2:])} are no multiple of {self.stride}")
         images = noisy.transpose(1, 2)  # [B,K,1,H,W]
@@ -77,6 +77,10 @@ class FactorUNet(nn.Module):
         level = torch.ones_like(images)  # deviation of the noise
         seen = torch.cat([images, *(image.expand_as(images) for image in beside), level], dim=2)
         is_there = images.flatten(2).any(dim=2)  # the rest are zeros, as are their answers
+        if wanted is not None:
+            is_wanted = torch.zeros_like(is_there)
+            is_wanted[:, wanted] = True
+            is_there &= is_wanted
         noise = torch.zeros_like(images)
         noise[is_there] = self._noise(seen[is_there]).to(noise.dtype)
         return (images - noise).transpose(1, 2)

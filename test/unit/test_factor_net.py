@@ -60,6 +60,13 @@ def test_the_mean_alone_is_denoised_too(net: FactorNet) -> None:
     assert noisy.grad is not None and noisy.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("wanted", [slice(0, 1), slice(1, None)])
+def test_images_that_are_not_wanted_stay_noisy(net: FactorNet, wanted: slice) -> None:
+    expected = images()
+    expected[:, :, wanted] = net(images())[:, :, wanted]
+    torch.testing.assert_close(net(images(), wanted), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_images_that_do_not_divide_are_refused(net: FactorNet) -> None:
     with pytest.raises(ValueError, match="no multiple"):
         net(torch.zeros(1, 1, 2, 24, 22))

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.architectures.factor_net import FactorNet, FactorNetConfig
 from model.config import METHODS, TileConfig
 from model.device import pick_device
 from model.inference import (
     InferenceError,
     WindowGrid,
     denoised_images,
+    denoised_mean,
     infer,
     seconds_per_window,
 )
@@ -31,7 +33,8 @@ class Answer(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, windows: Tensor) -> Tensor:
+    def forward(self, windows: Tensor, wanted: slice | None = None) -> Tensor:
+        """Of a block's images [1,1,K,h,w] those that are wanted, or all."""
         return self.function(windows)
 
 
@@ -329,6 +332,17 @@ def failing(message: str) -> Answer:
         raise RuntimeError(message)
 
     return Answer(fail)
+
+
+def test_the_mean_alone_is_what_it_is_among_all_images() -> None:
+    torch.manual_seed(0)
+    net = FactorNet(FactorNetConfig.tiny()).eval()
+    torch.nn.init.normal_(net.images.out.weight)
+    cpu = pick_device("cpu")
+    noisy = 5 * np.random.default_rng(0).normal(size=(4, 16, 16)).astype(np.float32)
+    mean = denoised_images(net, cpu, noisy)[0]
+    assert np.abs(mean - noisy[0]).max() > 0.1
+    np.testing.assert_allclose(denoised_mean(net, cpu, noisy), mean, rtol=1e-4, atol=1e-4)
 
 
 def test_where_the_gpu_is_full_a_spare_network_denoises_factors() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,6 @@ from model.lowrank import (
     MIN_FRAMES,
     LowRank,
     LowRankError,
-    orthonormal_courses,
     principal_components,
     wiener,
 )
@@ -324,17 +324,6 @@ def test_a_recording_that_cannot_fit_into_memory_is_refused_at_once(
 # ---- Images for a network ----------------------------------------------------------------------
 
 
-def test_courses_are_made_orthonormal_the_constant_one_first() -> None:
-    courses = np.random.default_rng(0).normal(3, 1, (50, 3))
-    courses[:, 1] = 0
-    basis = orthonormal_courses(courses)
-    assert basis.shape == (50, 3)
-    np.testing.assert_allclose(basis.T @ basis, np.eye(3), atol=1e-6)
-    np.testing.assert_allclose(basis[:, 0], 50**-0.5, rtol=1e-6)
-    left = courses - basis @ (basis.T @ courses)
-    np.testing.assert_allclose(left, 0, atol=1e-5)
-
-
 def test_noisy_images_are_the_recording_along_its_courses() -> None:
     frames = noisy(cells())
     found = with_noisy_images(frames)
@@ -342,8 +331,10 @@ def test_noisy_images_are_the_recording_along_its_courses() -> None:
     factors = found.factors[corner]
     inside = tuple(slice(start, start + CONFIG.block) for start in corner)
     block = (frames / found.background.deviation)[:, inside[0], inside[1]]
-    expected = factors.courses.T @ block.reshape(len(block), -1)
-    np.testing.assert_allclose(factors.footprints, expected, rtol=1e-3, atol=2e-3)
+    nearest = np.linalg.pinv(factors.courses) @ block.reshape(len(block), -1)
+    np.testing.assert_allclose(factors.footprints[0], nearest[0], rtol=1e-3)
+    change = (factors.footprints - nearest)[1:]
+    assert 0 < change.std() < 0.6  # of a deviation of the noise: frames say more or less
     assert found.num_components == found_in(frames).num_components
     # left as they are, they keep the recording's own mean
     result = np.concatenate(list(found.render()))
@@ -393,7 +384,11 @@ def blurred(images: np.ndarray) -> np.ndarray:
 
 def test_the_mean_of_a_flat_scene_is_taken_from_the_denoiser() -> None:
     found = with_noisy_images(noisy(np.full((200, 40, 36), 200.0)))
-    assert found.denoise_images(blurred) > 0.9
+    again = copy(found)
+    again.factors = dict(found.factors)
+    share = found.denoise_images(blurred)
+    assert share > 0.9
+    assert share == again.denoise_images(blurred, lambda images: blurred(images)[0])
     assert np.concatenate(list(found.render())).mean(0).std() < 2.0  # 100 / sqrt(200) before
 
 
