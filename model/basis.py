@@ -14,6 +14,7 @@ import torch
 LEAST_COURSE = 0.03  # norm of a course, in deviations of the noise, below which there is none
 LEAST_VARIANCE = 0.25  # of a frame's noise, over that of the mean frame
 LEAST_LEFT = 0.1  # of a frame's noise, that courses leave
+TINY = 1e-12  # variance of noise, where there is none
 
 
 def orthonormal_courses(courses: np.ndarray) -> np.ndarray:
@@ -44,13 +45,14 @@ def weighed_by_noise(courses: np.ndarray, block: np.ndarray) -> Basis:
     The variance of a frame's noise is a sum of its sources' courses, as its light is: that sum
     which is nearest to the mean square of what the courses leave of the frame.
     """
-    if courses.shape[1] == 1:
-        return Basis(courses=courses, readers=courses)
     basis, flat = torch.from_numpy(courses), torch.from_numpy(block.reshape(len(block), -1))
     left = (flat - basis @ (basis.T @ flat)).square().mean(1).numpy()
     left /= np.maximum(1 - np.square(courses).sum(1), LEAST_LEFT)
     variance = courses @ (courses.T @ left)
-    deviation = np.sqrt(np.maximum(variance / variance.mean(), LEAST_VARIANCE))[:, None]
+    usual = float(variance.mean())
+    if courses.shape[1] == 1 or usual < TINY:  # all frames say as much
+        return Basis(courses=courses, readers=courses)
+    deviation = np.sqrt(np.maximum(variance / usual, LEAST_VARIANCE))[:, None]
     white, _ = np.linalg.qr(courses / deviation)
     changing = white * deviation
     changing -= changing.mean(0)

@@ -60,3 +60,9 @@ def test_frames_with_as_much_noise_say_as_much() -> None:
     mean = courses[:, :1]
     alone = weighed_by_noise(mean, block.reshape(-1, 24, 24))
     assert alone.courses is mean and alone.readers is mean
+
+
+def test_without_any_noise_all_frames_say_as_much() -> None:
+    courses, _, _ = in_bursts(deviation=1.0)
+    basis = weighed_by_noise(courses, np.zeros((len(courses), 8, 8), np.float32))
+    assert basis.courses is courses and basis.readers is courses
