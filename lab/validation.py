@@ -16,7 +16,7 @@ from lab.recordings import method_scale
 from lab.simulate import random_movie
 from model.config import METHODS
 from model.device import Device
-from model.inference import denoised_courses, denoised_images
+from model.inference import denoised_courses, denoised_images, denoised_mean
 from model.lowrank import LowRank
 from model.normalise import IntensityScale
 
@@ -54,7 +54,9 @@ class FactorCase:
         """Of the recording; what was measured stays as it is."""
         found = copy(self.found)
         found.find(partial(denoised_courses, net, device))
-        found.denoise_images(partial(denoised_images, net, device))
+        found.denoise_images(
+            partial(denoised_images, net, device), partial(denoised_mean, net, device)
+        )
         return stsnr(self.clean, np.concatenate(list(found.render()))).stsnr
 
 

@@ -99,6 +99,7 @@ def _pairs_in_row(
         there[:, 1:] -= there[:, 1:].mean(0)  # as those that were not moved
         _, columns = one.block_at(*corner)
         around = np.ascontiguousarray(band[:, :, columns])
+        # nearest by least squares: moved, or in bright frames, courses are not quite orthonormal
         readers = np.linalg.pinv(there).T.astype(np.float32)
         other_images = other.read(readers, around, corner).reshape(seen.shape)
         return corner, Pair(seen=seen, other=other_images, scales=found.scale)
