@@ -45,13 +45,16 @@ def weighed_by_noise(courses: np.ndarray, block: np.ndarray) -> Basis:
     The variance of a frame's noise is a sum of its sources' courses, as its light is: that sum
     which is nearest to the mean square of what the courses leave of the frame.
     """
+    alike = Basis(courses=courses, readers=courses)  # all frames say as much
+    if courses.shape[1] == 1:
+        return alike
     basis, flat = torch.from_numpy(courses), torch.from_numpy(block.reshape(len(block), -1))
     left = (flat - basis @ (basis.T @ flat)).square().mean(1).numpy()
     left /= np.maximum(1 - np.square(courses).sum(1), LEAST_LEFT)
     variance = courses @ (courses.T @ left)
     usual = float(variance.mean())
-    if courses.shape[1] == 1 or usual < TINY:  # all frames say as much
-        return Basis(courses=courses, readers=courses)
+    if usual < TINY:
+        return alike
     deviation = np.sqrt(np.maximum(variance / usual, LEAST_VARIANCE))[:, None]
     white, _ = np.linalg.qr(courses / deviation)
     changing = white * deviation

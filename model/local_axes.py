@@ -42,10 +42,11 @@ def with_local_axes(
     most = 1 + max(axes.shape[1] for axes, _ in looked_at)
     turned = np.zeros((len(looked_at), most, *images.shape[1:]), np.float32)
     for values, (axes, _) in zip(turned, looked_at, strict=True):
-        values[: 1 + axes.shape[1]] = along_axes(images, axes)
+        values[0] = images[0]
+        values[1 : 1 + axes.shape[1]] = along_axes(images[1:], axes)
     result = found.copy()
     for again, (axes, share) in zip(denoise(turned), looked_at, strict=True):
-        change = again[1 : 1 + axes.shape[1]] - along_axes(found, axes)[1:]
+        change = again[1 : 1 + axes.shape[1]] - along_axes(found[1:], axes)
         result[1:] += share * np.tensordot(axes, change, 1)
     return result
 
@@ -61,8 +62,8 @@ def principal_axes(found: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def along_axes(images: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """The mean, and what the other images [K,h,w] have along axes [K-1,L]: [1+L,h,w]."""
-    return np.concatenate([images[:1], np.tensordot(axes.T, images[1:], 1)])
+    """What images [K,h,w] have along axes [K,L]: [L,h,w]."""
+    return np.tensordot(axes.T, images, 1)
 
 
 def places(side: int) -> list[tuple[np.ndarray, np.ndarray]]:

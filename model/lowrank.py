@@ -691,9 +691,9 @@ class LowRank:
             return found
 
         def mean_of(images: np.ndarray) -> np.ndarray:
-            if not denoise_mean:
-                return denoised(images)[0]
-            return as_bright(scale * denoise_mean(images / scale), images[0])
+            seen = images / scale
+            mean = denoise_mean(seen) if denoise_mean else denoiser(seen)[0]
+            return as_bright(scale * mean, images[0])
 
         def of_block(number: int, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             """What becomes of a block, and what tells of its mean: weight, change, divergence."""
