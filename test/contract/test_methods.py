@@ -12,10 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-import torch
 
-from model.architectures import ARCHITECTURES
-from model.checkpoint import save_checkpoint
 from model.config import METHODS
 from model.lowrank import MIN_FRAMES
 from model.report import RECORD_NAME
@@ -38,22 +35,6 @@ class Outcome:
     @property
     def record(self) -> dict[str, Any]:
         return json.loads((self.output / RECORD_NAME).read_text())
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small untrained networks of all methods."""
-    folder = tmp_path_factory.mktemp("weights")
-    for name, method in METHODS.items():
-        if not method.network:
-            continue
-        architecture = ARCHITECTURES[method.network]
-        torch.manual_seed(0)
-        net = architecture.network(architecture.config.tiny())
-        if name == "unet_att":  # a gain needs something bright
-            torch.nn.init.constant_(net.out.bias, 0.5)
-        save_checkpoint(folder / f"{name}.safetensors", net, method=name, provenance={})
-    return folder
 
 
 def write_recording(folder: Path, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
