@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +33,10 @@ from model.architectures import build, stride_of
 from model.budget import Budget
 from model.checkpoint import load_network, read_checkpoint
 from model.config import METHODS, Method
-from model.device import pick_device, place
+from model.device import inference_precision, pick_device, place
 from model.ensemble import LowRankEnsemble
-from model.inference import WindowGrid, denoised_courses, denoised_images, denoised_mean, infer
+from model.factor_denoiser import FactorDenoiser
+from model.inference import WindowGrid, infer
 from model.job import SHIPPED_WEIGHTS
 from model.lowrank import LowRank
 from model.mean_image import with_mean_of
@@ -154,19 +154,19 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
             device = pick_device("cpu")
             path = SHIPPED_WEIGHTS / f"{name}.safetensors"
             pretrained = place(load_network(read_checkpoint(path, name)), device).eval()
-            courses = partial(denoised_courses, pretrained, device)
+            precision = inference_precision(device, "auto", takes_bf16=METHODS[name].takes_bf16)
+            denoiser = FactorDenoiser(net=pretrained, device=device, precision=precision)
             lap("decompose")
             if low_rank.teach:
-                no_limit = Budget(math.inf)
-                teach(pretrained, recording, courses, low_rank.teach, device, no_limit, seed=0)
+                teach(
+                    pretrained, recording, denoiser.courses, low_rank.teach, device,
+                    Budget(math.inf), seed=0, precision=precision,
+                )  # fmt: skip
             lap("learn")
             found = LowRankEnsemble(recording)
-            found.find(courses)
+            found.find(denoiser.courses)
             lap("decompose")
-            found.denoise_images(
-                partial(denoised_images, pretrained, device),
-                partial(denoised_mean, pretrained, device),
-            )
+            found.denoise_images(denoiser.images, denoiser.mean)
             lap("denoise images")
         write(found.render(), "render")
         seconds["total"] = sum(seconds.values())

@@ -136,8 +136,8 @@ def _acting_at(where: str, action: Action) -> Callable[[Injector], None]:
 STAGES = {
     "reading": "model.pipeline:read_stack",
     "measuring": "model.lowrank:measure_background",
-    "decomposing": "model.pipeline:denoised_courses",
-    "denoising images": "model.pipeline:denoised_images",
+    "decomposing": "model.factor_denoiser:FactorDenoiser.courses",
+    "denoising images": "model.factor_denoiser:FactorDenoiser.images",
     "writing": "model.result_writer:ResultWriter.append",
     "finishing the file": "os:fsync",
     "adapting": "model.adapt:_Adapter._gradients",

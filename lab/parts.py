@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from model.checkpoint import load_network, read_checkpoint
 from model.config import METHODS, LowRankConfig
 from model.device import pick_device, place
 from model.ensemble import LowRankEnsemble
-from model.inference import denoised_courses, denoised_images
+from model.factor_denoiser import FactorDenoiser
 from model.job import SHIPPED_WEIGHTS
 from model.lowrank import Components, Corner, DenoiseCourses, Factors, LowRank
 from model.motion import move
@@ -64,11 +63,8 @@ class Halves:
     def of(cls, net: nn.Module) -> Halves:
         """Of a whole one, on the CPU."""
         device = pick_device("cpu")
-        net = place(net, device).eval()
-        return cls(
-            courses=partial(denoised_courses, net, device),
-            images=partial(denoised_images, net, device),
-        )
+        denoiser = FactorDenoiser(net=place(net, device).eval(), device=device)
+        return cls(courses=denoiser.courses, images=denoiser.images)
 
 
 def _rendered(found: LowRank | LowRankEnsemble) -> np.ndarray:

@@ -19,7 +19,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,7 +37,7 @@ from lab.training_run import Run, StopRequest, plain
 from model.checkpoint import CheckpointError, load_network, read_checkpoint
 from model.config import METHODS
 from model.device import Device, DeviceError, pick_device, place
-from model.inference import denoised_courses
+from model.factor_denoiser import FactorDenoiser
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +136,9 @@ def _sources(
             raise DataError(
                 f"{args.method} learns from simulated recordings alone, without --pairs"
             )
-        known = place(start, device).eval() if start else None
-        courses = partial(denoised_courses, known, device) if known else as_guessed
+        courses = as_guessed
+        if start:
+            courses = FactorDenoiser(net=place(start, device).eval(), device=device).courses
         simulated_factors = SimulatedFactors(args.method, recipe.seed, device.torch_device, courses)
         return [(simulated_factors, 1.0)]
     sources: list[tuple[Source, float]] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from lab.recordings import method_scale
 from lab.simulate import random_movie
 from model.config import METHODS
 from model.device import Device
-from model.inference import denoised_courses, denoised_images, denoised_mean
+from model.factor_denoiser import FactorDenoiser
 from model.lowrank import LowRank
 from model.normalise import IntensityScale
 
@@ -53,10 +52,9 @@ class FactorCase:
     def score(self, net: nn.Module, device: Device) -> float:
         """Of the recording; what was measured stays as it is."""
         found = copy(self.found)
-        found.find(partial(denoised_courses, net, device))
-        found.denoise_images(
-            partial(denoised_images, net, device), partial(denoised_mean, net, device)
-        )
+        denoiser = FactorDenoiser(net=net, device=device)
+        found.find(denoiser.courses)
+        found.denoise_images(denoiser.images, denoiser.mean)
         return stsnr(self.clean, np.concatenate(list(found.render()))).stsnr
 
 

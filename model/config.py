@@ -235,6 +235,7 @@ METHODS: dict[str, Method] = {
     "lowrank_unet": Method(
         network="factor_net", checkpoint="required",
         low_rank=LowRankConfig(other_blocks=(16, 32), teach=TeachConfig()),
+        takes_bf16=True,
         training_bytes_per_voxel=(6_000,),
     ),
 }  # fmt: skip
@@ -305,7 +306,7 @@ class RunConfig:
     device: str = _knob("auto", "where to compute", ("auto", "cpu", "cuda"))
     precision: str = _knob(
         "auto",
-        "of inference by windows; their adaptation is in fp32",
+        "of the networks' inference; windowed ones adapt in fp32",
         ("auto", *get_args(Precision)),
     )
     seed: int = _knob(0, "seed of every random choice; the same for each stack")
@@ -383,10 +384,10 @@ class RunConfig:
     def _require_sense(self) -> None:
         """Refuse what the chosen method would silently ignore."""
         method = METHODS[AUTO[1] if self.method == "auto" else self.method]
-        if self.precision != "auto" and method.low_rank:
+        if self.precision != "auto" and not method.network:
             raise UsageError(
-                f"--precision {self.precision}: {self.method} computes in fp32, and this flag "
-                "belongs to the methods with windows; leave it out"
+                f"--precision {self.precision}: {self.method} has no network and computes in "
+                "fp32; leave it out"
             )
         if self.mean_image != "recording" and (method.low_rank or self.method == "auto"):
             raise UsageError(

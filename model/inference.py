@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 
@@ -27,15 +26,11 @@ from model.device import (
     start_to_host,
     to_device,
 )
-from model.local_axes import with_local_axes
 from model.normalise import IntensityScale
 from model.progress import Progress
 from model.tiling import AxisPlan, plan_axis
 
 logger = logging.getLogger(__name__)
-
-# Of a block's images:
-THE_MEAN, BESIDE_THE_MEAN = slice(0, 1), slice(1, None)
 
 
 class InferenceError(RuntimeError):
@@ -246,87 +241,3 @@ def _finite(denoised: np.ndarray, precision: Precision) -> np.ndarray:
         )
         raise InferenceError(f"the network gave values that are not finite; try {remedy}")
     return denoised
-
-
-# cuDNN prepares itself anew in every thread, and does not always give back what that takes.
-_gpu_thread = ThreadPoolExecutor(1)
-
-
-def _denoised_factors(
-    net: nn.Module,
-    device: Device,
-    noisy: np.ndarray,
-    spare: nn.Module | None,
-    wanted: slice | None = None,
-) -> np.ndarray:
-    """What a network for factors makes of [B,C,K,h,w]: [B,K,h,w], float32.
-
-    Where the GPU's memory is full `spare`, the same network on the CPU, does it: it is small.
-    """
-    if not device.is_cuda:
-        return _through_network(net, device, noisy, spare, wanted)
-    return _gpu_thread.submit(_through_network, net, device, noisy, spare, wanted).result()
-
-
-@torch.inference_mode()
-def _through_network(
-    net: nn.Module, device: Device, noisy: np.ndarray, spare: nn.Module | None, wanted: slice | None
-) -> np.ndarray:
-    factors = torch.from_numpy(noisy)
-    try:
-        denoised: Tensor = net(factors.to(device.torch_device), wanted)[:, 0]
-    except RuntimeError as error:
-        if not spare or not is_out_of_memory(error):
-            raise
-        release_memory(device)
-        denoised = spare(factors, wanted)[:, 0]
-    if not bool(torch.isfinite(denoised).all()):
-        raise InferenceError(
-            "the network gave values that are not finite; choose --method lowrank, which has no "
-            "network, and report the stack"
-        )
-    return denoised.cpu().numpy()
-
-
-def denoised_images(
-    net: nn.Module, device: Device, images: np.ndarray, spare: nn.Module | None = None
-) -> np.ndarray:
-    """What a network for factors makes of one block's images [K,h,w], in two looks, float32.
-
-    Or `spare`, the same on the CPU, where the device's memory is full. Raises InferenceError where
-    that is not finite.
-    """
-
-    found = _denoised_factors(net, device, images[None, None], spare)[0]
-
-    def again(turned: np.ndarray) -> np.ndarray:
-        return _denoised_factors(net, device, turned[:, None], spare, BESIDE_THE_MEAN)
-
-    return with_local_axes(images, found, again)
-
-
-def denoised_mean(
-    net: nn.Module, device: Device, images: np.ndarray, spare: nn.Module | None = None
-) -> np.ndarray:
-    """What becomes of the first of one block's images [K,h,w] in `denoised_images`: [h,w].
-
-    In a part of the time.
-    """
-    return _denoised_factors(net, device, images[None, None], spare, THE_MEAN)[0, 0]
-
-
-def denoised_courses(
-    net: nn.Module,
-    device: Device,
-    courses: np.ndarray,
-    guess: np.ndarray,
-    spare: nn.Module | None = None,
-) -> np.ndarray:
-    """What it makes of one block's courses [T,K], given a Wiener filter's answer, float32.
-
-    `spare` as for `denoised_images`. Raises InferenceError where that is not finite.
-    """
-    if not courses.size:
-        return courses
-    noisy = np.stack([courses.T, guess.T]).astype(np.float32)[:, :, None]  # [2,K,1,T]
-    return _denoised_factors(net, device, noisy[None], spare)[0, :, 0].T

@@ -29,13 +29,11 @@ from model.device import (
     reset_peak,
 )
 from model.ensemble import LowRankEnsemble
+from model.factor_denoiser import FactorDenoiser
 from model.frames import Frames, JoinedFrames
 from model.inference import (
     InferenceError,
     WindowGrid,
-    denoised_courses,
-    denoised_images,
-    denoised_mean,
     infer,
     seconds_per_window,
 )
@@ -284,23 +282,22 @@ class Denoiser:
         self, frames: Frames, config: LowRankConfig, budget: Budget, record: StackRecord
     ) -> LowRankEnsemble:
         """The factors of frames [T,H,W], denoised where there is a network."""
-        net = spare = denoise = denoise_mean = None
-        if self.checkpoint:
-            net = place(load_network(self.checkpoint), self.device).eval()
-            spare = load_network(self.checkpoint).eval() if self.device.is_cuda else None
-            denoise = partial(denoised_images, net, self.device, spare=spare)
-            denoise_mean = partial(denoised_mean, net, self.device, spare=spare)
+        denoiser = self._factor_denoiser(self.checkpoint) if self.checkpoint else None
         with record.timed("decompose"):
-            measured = LowRank(frames, config, self.seed, budget=budget, denoise_images=denoise)
+            measured = LowRank(
+                frames, config, self.seed, budget=budget,
+                denoise_images=denoiser.images if denoiser else None,
+            )  # fmt: skip
             _note_doubts(measured.doubts, record)
             if measured.is_late:
                 _note_lateness(measured.seconds, budget, record)
-        if net:
+        if denoiser:
+            record.precision = denoiser.precision
             with record.timed("adapt"):
-                self._teach(net, spare, measured, budget, record)
+                self._teach(denoiser, measured, budget, record)
         with record.timed("decompose"):
             found = LowRankEnsemble(measured, budget)
-            found.find(partial(denoised_courses, net, self.device, spare=spare) if net else None)
+            found.find(denoiser.courses if denoiser else None)
         if measured.motion:
             record.motion = measured.motion.deviation
             if measured.removed:
@@ -317,15 +314,23 @@ class Denoiser:
         if found.left_out:
             sizes = " and ".join(map(str, found.left_out))
             _note_shortened(f"blocks of {sizes} pixels left out for lack of {found.lack}", record)
-        if denoise:
+        if denoiser:
             with record.timed("denoise images"):
-                record.mean_share = found.denoise_images(denoise, denoise_mean)
+                record.mean_share = found.denoise_images(denoiser.images, denoiser.mean)
         return found
+
+    def _factor_denoiser(self, checkpoint: Checkpoint) -> FactorDenoiser:
+        """Fresh for every stack, for it learns."""
+        return FactorDenoiser(
+            net=place(load_network(checkpoint), self.device).eval(),
+            device=self.device,
+            spare=load_network(checkpoint).eval() if self.device.is_cuda else None,
+            precision=self.precision,
+        )
 
     def _teach(
         self,
-        net: nn.Module,
-        spare: nn.Module | None,
+        denoiser: FactorDenoiser,
         measured: LowRank,
         budget: Budget,
         record: StackRecord,
@@ -338,10 +343,12 @@ class Denoiser:
         if not math.isinf(budget.remaining()) and needed > budget.remaining():
             _note_shortened("the network left as it is for lack of time", record)
             return
-        courses = partial(denoised_courses, net, self.device, spare=spare)
         share = budget.share(1.0, TEACHING_SHARE)
         try:
-            report = teach(net, measured, courses, config, self.device, share, self.seed)
+            report = teach(
+                denoiser.net, measured, denoiser.courses, config, self.device, share, self.seed,
+                denoiser.precision,
+            )  # fmt: skip
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -350,8 +357,8 @@ class Denoiser:
             return
         if not report:
             return
-        if spare:
-            spare.load_state_dict(net.state_dict())
+        if denoiser.spare:
+            denoiser.spare.load_state_dict(denoiser.net.state_dict())
         record.steps_asked, record.steps_done = config.steps, report.steps
         if report.steps < config.steps:
             _note_cut(record)

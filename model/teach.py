@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from model.adapt import follow
 from model.budget import Budget
-from model.config import TeachConfig
-from model.device import Device, in_precision, inference_precision
+from model.config import Precision, TeachConfig
+from model.device import Device, in_precision
 from model.lowrank import Components, Corner, DenoiseCourses, LowRank, image_scale
 from model.progress import Progress
 
@@ -115,8 +115,9 @@ def teach(
     device: Device,
     budget: Budget,
     seed: int,
+    precision: Precision = "fp32",
 ) -> TeachReport | None:
-    """Teach a network in place, if that helps.
+    """Teach a network in place, if that helps, in bf16 or in fp32: of fp16, gradients need more.
 
     None where there is too little to learn from, or it would mislead.
     """
@@ -144,7 +145,7 @@ def teach(
             agreement,
         )
         return None
-    average, steps = _learned(net, taught, config, device, budget, seed)
+    average, steps = _learned(net, taught, config, device, budget, seed, precision)
     before, after = (_error(each, judged, device) for each in (net, average))
     report = TeachReport(steps=steps, judged=(before, after))
     if report.has_helped:
@@ -174,13 +175,14 @@ def _learned(
     device: Device,
     budget: Budget,
     seed: int,
+    precision: Precision,
 ) -> tuple[nn.Module, int]:
     """The moving average of a copy that has learned from pairs; the iterations it took."""
     learner, average = deepcopy(net).train(), deepcopy(net).requires_grad_(False)
     optimiser = torch.optim.Adam(learner.parameters(), lr=config.learning_rate)
     rng = np.random.default_rng([seed, len(pairs)])
-    # what is learned from is noisy anyway; the answers stay in fp32
-    precision = inference_precision(device, "auto", takes_bf16=True)
+    # what is learned from is noisy anyway; the weights stay in fp32
+    computed_in: Precision = "bf16" if precision == "bf16" else "fp32"
     step, progress = 0, Progress("adapting", config.steps, "iterations")
     while step < config.steps and not budget.expired:
         ramp = min(1.0, (step + 1) / config.ramp)
@@ -190,7 +192,7 @@ def _learned(
         optimiser.zero_grad(set_to_none=True)
         for number in rng.integers(len(pairs), size=config.blocks):
             seen, other = _drawn(pairs[number], config.images, rng)
-            with in_precision(device, precision):
+            with in_precision(device, computed_in):
                 loss = _difference(learner, seen, other, device).mean()
             (loss / config.blocks).backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)

@@ -53,12 +53,10 @@ def in_both_places(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gpu_gives_what_the_cpu_gives(method: str, weights: Path, tmp_path: Path) -> None:
-    is_low_rank = METHODS[method].low_rank is not None
-    shape = LONG if is_low_rank else SHAPE
+    shape = LONG if METHODS[method].low_rank else SHAPE
     flags = ["--method", method, "--weights", str(weights)]
-    if not is_low_rank:
-        flags += ["--precision", "fp32"]
-        flags += ["--steps", "2"] if method in ADAPTS else []
+    flags += ["--precision", "fp32"] if METHODS[method].network else []
+    flags += ["--steps", "2"] if method in ADAPTS else []
     (on_cpu, there), (on_gpu, record) = in_both_places(tmp_path, shape, flags)
     assert record["device"] == "stand-in"
     (stack,), (same,) = record["stacks"], there["stacks"]

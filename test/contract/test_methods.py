@@ -113,7 +113,7 @@ def test_weights_of_another_method_are_refused(weights: Path, tmp_path: Path) ->
     assert "holds weights of method 'niddl', expected 'unet3d'" in done.last_line
 
 
-@pytest.mark.parametrize("method", ["restormer3d", "niddl"])
+@pytest.mark.parametrize("method", ["restormer3d", "niddl", "lowrank_unet"])
 def test_inference_in_bf16_gives_nearly_the_same_and_is_recorded(
     method: str, weights: Path, tmp_path: Path
 ) -> None:

@@ -8,14 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.architectures.factor_net import FactorNet, FactorNetConfig
 from model.config import METHODS, TileConfig
 from model.device import pick_device
 from model.inference import (
     InferenceError,
     WindowGrid,
-    denoised_images,
-    denoised_mean,
     infer,
     seconds_per_window,
 )
@@ -33,8 +30,8 @@ class Answer(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, windows: Tensor, wanted: slice | None = None) -> Tensor:
-        """Of a block's images [1,1,K,h,w] those that are wanted, or all."""
+    def forward(self, windows: Tensor) -> Tensor:
+        """What it is of them."""
         return self.function(windows)
 
 
@@ -318,39 +315,3 @@ def test_the_published_gain_makes_every_kept_piece_as_bright_as_the_noisy_one() 
     blocks = infer(Half(), frames, IntensityScale(offset=0.0, gain=1.0), grid,
                    device=pick_device("cpu"), tile_batch=2, keeps_brightness=True)  # fmt: skip
     np.testing.assert_allclose(np.concatenate(list(blocks)), frames / np.sqrt(2), rtol=1e-5)
-
-
-# ---- Networks for factors ----------------------------------------------------------------------
-
-
-IMAGES = np.ones((3, 8, 8), np.float32)
-TWICE = Answer(lambda images: 2 * images)
-
-
-def failing(message: str) -> Answer:
-    def fail(images: Tensor) -> Tensor:
-        raise RuntimeError(message)
-
-    return Answer(fail)
-
-
-def test_the_mean_alone_is_what_it_is_among_all_images() -> None:
-    torch.manual_seed(0)
-    net = FactorNet(FactorNetConfig.tiny()).eval()
-    torch.nn.init.normal_(net.images.out.weight)
-    cpu = pick_device("cpu")
-    noisy = 5 * np.random.default_rng(0).normal(size=(4, 16, 16)).astype(np.float32)
-    mean = denoised_images(net, cpu, noisy)[0]
-    assert np.abs(mean - noisy[0]).max() > 0.1
-    np.testing.assert_allclose(denoised_mean(net, cpu, noisy), mean, rtol=1e-4, atol=1e-4)
-
-
-def test_where_the_gpu_is_full_a_spare_network_denoises_factors() -> None:
-    full = failing("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
-    assert (denoised_images(full, pick_device("cpu"), IMAGES, TWICE) == 2).all()
-
-
-@pytest.mark.parametrize("message, spare", [("shape is invalid", TWICE), ("out of memory", None)])
-def test_what_a_spare_network_cannot_help_is_told(message: str, spare: nn.Module | None) -> None:
-    with pytest.raises(RuntimeError, match=message):
-        denoised_images(failing(message), pick_device("cpu"), IMAGES, spare)
