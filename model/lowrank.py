@@ -77,16 +77,23 @@ class LowRankError(RuntimeError):
 # ---- One block --------------------------------------------------------------------------------
 
 
-def principal_components(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Singular values [K], greatest first, and right singular vectors [P,K] of a block [T,P]."""
-    is_tall = block.shape[0] >= block.shape[1]
-    gram = block.T @ block if is_tall else block @ block.T
-    values, vectors = torch.linalg.eigh(gram)
-    singular = values.flip(0).clamp_min(0).sqrt()
-    vectors = vectors.flip(1)
-    if not is_tall:
-        vectors = block.T @ vectors / singular.clamp_min(1e-12)
-    return singular, vectors
+class PrincipalComponents:
+    """Those of a block [T,P], the strongest first."""
+
+    def __init__(self, block: torch.Tensor) -> None:
+        self._block, self._is_tall = block, block.shape[0] >= block.shape[1]
+        gram = block.T @ block if self._is_tall else block @ block.T
+        values, self._vectors = torch.linalg.eigh(gram)  # the weakest first
+        self.singular = values.flip(0).clamp_min(0).sqrt()  # values [K]
+
+    def above(self, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Singular values [k] greater than that, and their right singular vectors [P,k]."""
+        count = int((self.singular > threshold).sum())
+        singular = self.singular[:count]
+        vectors = self._vectors[:, len(self.singular) - count :].flip(1)
+        if not self._is_tall:
+            vectors = self._block.T @ vectors / singular.clamp_min(1e-12)
+        return singular, vectors
 
 
 def wiener(courses: np.ndarray, smoothing: float) -> np.ndarray:
@@ -118,17 +125,14 @@ class Factors:
     footprints: np.ndarray  # [K,h*w] float32
 
 
-def standing_out(
-    block: np.ndarray, principal: tuple[torch.Tensor, torch.Tensor], threshold: float
-) -> Components:
-    """Of the `principal_components` of a smoothed block, those that stand above the noise.
+def standing_out(block: np.ndarray, principal: PrincipalComponents, threshold: float) -> Components:
+    """Of the principal components of a smoothed block, those that stand above the noise.
 
     Above `threshold`, the greatest singular value that noise alone would have. Their courses come
     from the block [T,h,w] as it is.
     """
-    singular, vectors = principal
-    kept = singular > threshold
-    return _components(block, vectors[:, kept], singular[kept], threshold)
+    strength, footprints = principal.above(threshold)
+    return _components(block, footprints, strength, threshold)
 
 
 def _components(
@@ -158,7 +162,7 @@ def decompose(block: np.ndarray, smoothed: np.ndarray, looks: Looks) -> Componen
 
     `smoothed` in time, and in space as for the first look.
     """
-    found = standing_out(block, principal_components(_flat(smoothed)), looks.threshold)
+    found = standing_out(block, PrincipalComponents(_flat(smoothed)), looks.threshold)
     if not math.isinf(looks.wider_threshold):
         found = _with_wider(block, smoothed, looks, found)
     scale = noise_along(found.footprints, block)
@@ -171,9 +175,7 @@ def _with_wider(
     """With those of the second look."""
     known = torch.from_numpy(found.footprints.T)  # [P,K]
     wide = _smooth_in_space(_without(smoothed, known), looks.wider_sigma)
-    singular, vectors = principal_components(_flat(wide))
-    kept = singular > looks.wider_threshold
-    strength, faint = singular[kept], vectors[:, kept]
+    strength, faint = PrincipalComponents(_flat(wide)).above(looks.wider_threshold)
     # the blur has mixed a little of what is known into them, or of some made it all there is
     apart, remains = torch.linalg.qr(faint - known @ (known.T @ faint))
     is_new = remains.diagonal().abs() > 0.5
@@ -263,24 +265,24 @@ class _Sample:
             smoothed_noise=_smooth_in_time(noise, config),
         )
 
-    def principal(self, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def principal(self, sigma: float) -> PrincipalComponents:
         """Of the block smoothed in space, too."""
-        return principal_components(_flat(_smooth_in_space(self.smoothed, sigma)))
+        return PrincipalComponents(_flat(_smooth_in_space(self.smoothed, sigma)))
 
     def greatest_of_noise(
-        self, principal: tuple[torch.Tensor, torch.Tensor], threshold: float, sigma: float
+        self, principal: PrincipalComponents, threshold: float, sigma: float
     ) -> float:
         """The noise's greatest singular value beside the components above `threshold`.
 
         For the differences that the noise was taken from have strong fast signals in them, too.
         """
-        singular, vectors = principal
-        rest = _without(self.smoothed_noise, vectors[:, singular > threshold])
-        return float(principal_components(_flat(_smooth_in_space(rest, sigma)))[0][0])
+        _, known = principal.above(threshold)
+        rest = _smooth_in_space(_without(self.smoothed_noise, known), sigma)
+        return float(PrincipalComponents(_flat(rest)).singular[0])
 
     def risk(
         self,
-        principal: tuple[torch.Tensor, torch.Tensor],
+        principal: PrincipalComponents,
         probe: tuple[np.ndarray, np.ndarray],
         threshold: float,
         sigma: float,
@@ -292,24 +294,24 @@ class _Sample:
         """
         by, smoothed_by = probe
 
-        def estimate(noisy: np.ndarray, found: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
+        def estimate(noisy: np.ndarray, found: PrincipalComponents) -> np.ndarray:
             factors = shrunk(standing_out(noisy, found, threshold), config)
             return (factors.courses @ factors.footprints).reshape(noisy.shape)
 
         moved = _smooth_in_space(self.smoothed + smoothed_by, sigma)
         denoised = estimate(self.block, principal)
-        change = estimate(self.block + by, principal_components(_flat(moved))) - denoised
+        change = estimate(self.block + by, PrincipalComponents(_flat(moved))) - denoised
         divergence = (by * change).mean() / config.probe**2
         return float(np.square(denoised - self.block).mean() + 2 * divergence)
 
 
-def _principal(samples: list[_Sample], sigma: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _principal(samples: list[_Sample], sigma: float) -> list[PrincipalComponents]:
     return list(in_parallel(partial(_Sample.principal, sigma=sigma), samples))
 
 
 def _greatest_of_noise(
     samples: list[_Sample],
-    principal: list[tuple[torch.Tensor, torch.Tensor]],
+    principal: list[PrincipalComponents],
     threshold: float,
     sigma: float,
 ) -> float:
@@ -323,7 +325,7 @@ def _greatest_of_noise(
 
 def _threshold(
     samples: list[_Sample],
-    principal: list[tuple[torch.Tensor, torch.Tensor]],
+    principal: list[PrincipalComponents],
     sigma: float,
     config: LowRankConfig,
 ) -> float:
@@ -337,7 +339,7 @@ def _threshold(
 
 def _looks(
     samples: list[_Sample],
-    principal: list[tuple[torch.Tensor, torch.Tensor]],
+    principal: list[PrincipalComponents],
     threshold: float,
     sigma: float,
     config: LowRankConfig,
@@ -572,7 +574,9 @@ class LowRank:
                 best, least = (principal, threshold, sigma), risk
         assert best is not None
         principal, threshold, _ = best
-        self._usual_components = float(np.mean([(s > threshold).sum() for s, _ in principal]))
+        self._usual_components = float(
+            np.mean([len(each.above(threshold)[0]) for each in principal])
+        )
         return _looks(samples, *best, config)
 
     def each_block(

@@ -19,7 +19,7 @@ from model.lowrank import (
     MIN_FRAMES,
     LowRank,
     LowRankError,
-    principal_components,
+    PrincipalComponents,
     wiener,
 )
 
@@ -190,11 +190,14 @@ def test_with_the_widest_blur_one_look_is_all() -> None:
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
 def test_components_are_those_of_a_singular_value_decomposition(shape: tuple[int, int]) -> None:
     block = torch.from_numpy(np.random.default_rng(0).normal(size=shape))
-    singular, vectors = principal_components(block)
+    found = PrincipalComponents(block)
     _, expected, rows = torch.linalg.svd(block, full_matrices=False)
-    torch.testing.assert_close(singular[:12], expected)
-    overlap = (rows.double() @ vectors[:, :12]).abs().diagonal()
-    torch.testing.assert_close(overlap, torch.ones(12, dtype=torch.float64))
+    torch.testing.assert_close(found.singular[:12], expected)
+    for count in (0, 5, 11):
+        singular, vectors = found.above(float(expected[count]) + 1e-6)
+        torch.testing.assert_close(singular, expected[:count])
+        overlap = (rows[:count] @ vectors).abs().diagonal()
+        torch.testing.assert_close(overlap, torch.ones(count, dtype=torch.float64))
 
 
 def test_a_course_is_kept_and_its_noise_removed() -> None:
