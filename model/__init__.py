@@ -13,3 +13,10 @@
 
 Every number stands in `config`.
 """
+
+import os
+
+# Read when numpy is loaded. Blocks of tissue are worked on one to a core (`parallel`), and numpy's
+# matrix library would start threads of its own in each, which mostly wait: on two cores components
+# took up to 1.5 times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
