@@ -7,6 +7,7 @@
     normalise      counts -> about 0..1, and back
     checkpoint     weights -> a fresh network               architectures
     adapt          the network learns this stack            blindspot, odd_even, patches, judge
+    factor_denoiser factors through their network
     lowrank        the whole stack as a sum of factors      background, frames
     inference      overlapping windows -> blended frames    tiling, blending
     result_writer  frames -> file, page by page

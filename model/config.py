@@ -54,7 +54,7 @@ class AdaptConfig:
     mask: MaskConfig = field(default_factory=MaskConfig)
 
 
-# Of inference by windows; their adaptation is in fp32.
+# Of the networks' inference; windowed ones adapt in fp32.
 Precision = Literal["fp32", "bf16", "fp16"]
 BlendWindow = Literal["hann", "gaussian", "flat", "centre"]
 
