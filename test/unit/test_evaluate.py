@@ -327,7 +327,7 @@ def test_a_result_that_is_none_counts_as_failed(
         (["halve"], ["--held-out"], ["movie.npz", "held-out"]),
         (["halve"], ["--", "--no-such-flag"], ["--no-such-flag"]),
         (["unet3d"], ["--", "--no-such-flag"], ["--no-such-flag"]),
-        (["restormer3d", "lowrank"], ["--", "--precision=fp32"], ["lowrank computes in fp32"]),
+        (["restormer3d", "lowrank"], ["--", "--precision=fp32"], ["lowrank has no network"]),
         (["lowrank@5"], [], ["--steps 5", "lowrank does not adapt"]),
         (["halve"], ["--", "--method=other"], ["--method", "leave it out"]),
     ],
