@@ -574,9 +574,8 @@ class LowRank:
                 best, least = (principal, threshold, sigma), risk
         assert best is not None
         principal, threshold, _ = best
-        self._usual_components = float(
-            np.mean([len(each.above(threshold)[0]) for each in principal])
-        )
+        counts = [(each.singular > threshold).sum() for each in principal]
+        self._usual_components = float(np.mean(counts))
         return _looks(samples, *best, config)
 
     def each_block(
