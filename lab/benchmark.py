@@ -158,10 +158,7 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
             denoiser = FactorDenoiser(net=pretrained, device=device, precision=precision)
             lap("decompose")
             if low_rank.teach:
-                teach(
-                    pretrained, recording, denoiser.courses, low_rank.teach, device,
-                    Budget(math.inf), seed=0, precision=precision,
-                )  # fmt: skip
+                teach(denoiser, recording, low_rank.teach, Budget(math.inf), seed=0)
             lap("learn")
             found = LowRankEnsemble(recording)
             found.find(denoiser.courses)

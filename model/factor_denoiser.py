@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -53,6 +54,11 @@ class FactorDenoiser:
     def mean(self, images: np.ndarray) -> np.ndarray:
         """What becomes of the first of one block's images [K,h,w], in a part of the time: [h,w]."""
         return self._denoised(images[None, None], THE_MEAN)[0, 0]
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on with other weights."""
+        for net in filter(None, (self.net, self.spare)):
+            net.load_state_dict(weights)
 
     def _denoised(self, noisy: np.ndarray, wanted: slice | None = None) -> np.ndarray:
         """What the network makes of [B,C,K,h,w]: [B,K,h,w], float32."""

@@ -345,10 +345,7 @@ class Denoiser:
             return
         share = budget.share(1.0, TEACHING_SHARE)
         try:
-            report = teach(
-                denoiser.net, measured, denoiser.courses, config, self.device, share, self.seed,
-                denoiser.precision,
-            )  # fmt: skip
+            report = teach(denoiser, measured, config, share, self.seed)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -357,8 +354,6 @@ class Denoiser:
             return
         if not report:
             return
-        if denoiser.spare:
-            denoiser.spare.load_state_dict(denoiser.net.state_dict())
         record.steps_asked, record.steps_done = config.steps, report.steps
         if report.steps < config.steps:
             _note_cut(record)

@@ -26,6 +26,7 @@ from model.adapt import follow
 from model.budget import Budget
 from model.config import Precision, TeachConfig
 from model.device import Device, in_precision
+from model.factor_denoiser import FactorDenoiser
 from model.lowrank import Components, Corner, DenoiseCourses, LowRank, image_scale
 from model.progress import Progress
 
@@ -108,16 +109,13 @@ def _pairs_in_row(
 
 
 def teach(
-    net: nn.Module,
+    denoiser: FactorDenoiser,
     measured: LowRank,
-    denoise_courses: DenoiseCourses,
     config: TeachConfig,
-    device: Device,
     budget: Budget,
     seed: int,
-    precision: Precision = "fp32",
 ) -> TeachReport | None:
-    """Teach a network in place, if that helps, in bf16 or in fp32: of fp16, gradients need more.
+    """Teach a denoiser's network, if that helps, in bf16 or in fp32: of fp16, gradients need more.
 
     None where there is too little to learn from, or it would mislead.
     """
@@ -128,7 +126,7 @@ def teach(
     judged_from = next((c for c in columns if c >= (1 - config.judged) * width), columns[-1])
     pairs = [
         (column, pair)
-        for (_, column), pair in image_pairs(measured, denoise_courses, config)
+        for (_, column), pair in image_pairs(measured, denoiser.courses, config)
         if len(pair.seen) > 1
     ]
     # in the units in which images are denoised: LowRank.denoise_images
@@ -145,11 +143,11 @@ def teach(
             agreement,
         )
         return None
-    average, steps = _learned(net, taught, config, device, budget, seed, precision)
-    before, after = (_error(each, judged, device) for each in (net, average))
+    average, steps = _learned(denoiser, taught, config, budget, seed)
+    before, after = (_error(each, judged, denoiser.device) for each in (denoiser.net, average))
     report = TeachReport(steps=steps, judged=(before, after))
     if report.has_helped:
-        net.load_state_dict(average.state_dict())
+        denoiser.take(average.state_dict())
     return report
 
 
@@ -169,20 +167,19 @@ def _agreement(pairs: Sequence[Pair]) -> float:
 
 
 def _learned(
-    net: nn.Module,
+    denoiser: FactorDenoiser,
     pairs: Sequence[Pair],
     config: TeachConfig,
-    device: Device,
     budget: Budget,
     seed: int,
-    precision: Precision,
 ) -> tuple[nn.Module, int]:
     """The moving average of a copy that has learned from pairs; the iterations it took."""
+    net, device = denoiser.net, denoiser.device
     learner, average = deepcopy(net).train(), deepcopy(net).requires_grad_(False)
     optimiser = torch.optim.Adam(learner.parameters(), lr=config.learning_rate)
     rng = np.random.default_rng([seed, len(pairs)])
     # what is learned from is noisy anyway; the weights stay in fp32
-    computed_in: Precision = "bf16" if precision == "bf16" else "fp32"
+    precision: Precision = "bf16" if denoiser.precision == "bf16" else "fp32"
     step, progress = 0, Progress("adapting", config.steps, "iterations")
     while step < config.steps and not budget.expired:
         ramp = min(1.0, (step + 1) / config.ramp)
@@ -192,7 +189,7 @@ def _learned(
         optimiser.zero_grad(set_to_none=True)
         for number in rng.integers(len(pairs), size=config.blocks):
             seen, other = _drawn(pairs[number], config.images, rng)
-            with in_precision(device, computed_in):
+            with in_precision(device, precision):
                 loss = _difference(learner, seen, other, device).mean()
             (loss / config.blocks).backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)

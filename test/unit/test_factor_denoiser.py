@@ -87,3 +87,9 @@ def test_what_a_spare_network_cannot_help_is_told(message: str, spare: nn.Module
 def test_an_answer_that_is_not_finite_is_none() -> None:
     with pytest.raises(InferenceError, match="--method lowrank"):
         FactorDenoiser(net=Answer(lambda images: images / 0), device=CPU).images(IMAGES)
+
+
+def test_a_spare_network_takes_what_the_other_has_learned() -> None:
+    first, spare, taught = (nn.Linear(1, 1, bias=False) for _ in range(3))
+    FactorDenoiser(net=first, device=CPU, spare=spare).take(taught.state_dict())
+    assert first.weight == spare.weight == taught.weight

@@ -12,6 +12,7 @@ from model import teach as teaching
 from model.budget import Budget
 from model.config import LowRankConfig, TeachConfig
 from model.device import pick_device
+from model.factor_denoiser import FactorDenoiser
 from model.lowrank import LowRank
 from model.teach import TeachReport, image_pairs, moved_in_time, teach
 
@@ -38,6 +39,14 @@ class ScaledButTheMean(Scaled):
     def forward(self, images: Tensor) -> Tensor:
         """The images, all but the mean times that number."""
         return torch.cat([images[:, :, :1], self.factor * images[:, :, 1:]], dim=2)
+
+
+class Guessing(FactorDenoiser):
+    """One whose network is for images alone."""
+
+    def courses(self, courses: np.ndarray, guess: np.ndarray) -> np.ndarray:
+        """The Wiener filter's answer."""
+        return as_guessed(courses, guess)
 
 
 class WithoutMemory(Scaled):
@@ -78,7 +87,8 @@ def measured() -> LowRank:
 def taught(
     net: nn.Module, measured: LowRank, config: TeachConfig = CONFIG, seconds: float = np.inf
 ) -> TeachReport | None:
-    return teach(net, measured, as_guessed, config, CPU, Budget(seconds), seed=0)
+    denoiser = Guessing(net=net, device=CPU)
+    return teach(denoiser, measured, config, Budget(seconds), seed=0)
 
 
 # ---- What is learned from ----------------------------------------------------------------------
@@ -145,9 +155,11 @@ def test_images_are_learned_from_in_the_units_in_which_they_are_denoised(
     monkeypatch.setattr(teaching, "image_pairs", lambda *_: pairs)
     given: list[teaching.Pair] = []
 
-    def learned(net: nn.Module, taught: list[teaching.Pair], *_: object) -> tuple[nn.Module, int]:
+    def learned(
+        denoiser: FactorDenoiser, taught: list[teaching.Pair], *_: object
+    ) -> tuple[nn.Module, int]:
         given.extend(taught)
-        return net, 0
+        return denoiser.net, 0
 
     monkeypatch.setattr(teaching, "_learned", learned)
     taught(Scaled(1.0), measured)
@@ -198,9 +210,11 @@ def test_nothing_is_learned_from_the_part_that_judges(
     columns = {id(pair.scales): column for (_, column), pair in pairs}
     monkeypatch.setattr(teaching, "image_pairs", lambda *_: pairs)
 
-    def learned(net: nn.Module, taught: list[teaching.Pair], *_: object) -> tuple[nn.Module, int]:
+    def learned(
+        denoiser: FactorDenoiser, taught: list[teaching.Pair], *_: object
+    ) -> tuple[nn.Module, int]:
         learned_from.extend(columns[id(pair.scales)] for pair in taught)
-        return net, 0
+        return denoiser.net, 0
 
     def error(_: nn.Module, judged: list[teaching.Pair], *__: object) -> float:
         judged_by.extend(columns[id(pair.scales)] for pair in judged)
