@@ -14,8 +14,9 @@ from lab.noise import apply_detector, averaged, draw_detector
 from lab.recordings import Ask, Example, draw_orientation
 from lab.simulate import random_movie
 from model.basis import orthonormal_courses, weighed_by_noise
+from model.components import Components, wiener
 from model.config import METHODS
-from model.lowrank import Components, Corner, DenoiseCourses, LowRank, wiener
+from model.lowrank import Corner, DenoiseCourses, LowRank
 
 NUM_FRAMES = (32, 75, 150, 300, 600, 1000, 1500)  # of a recording, one of these
 MAX_VOXELS = 2_500_000  # of a recording,

@@ -24,12 +24,13 @@ from lab.movies import held_out, load_movie
 from lab.noise import LEVELS, noisy_recording
 from model.basis import orthonormal_courses
 from model.checkpoint import load_network, read_checkpoint
+from model.components import Components, Factors
 from model.config import METHODS, LowRankConfig
 from model.device import pick_device, place
 from model.ensemble import LowRankEnsemble
 from model.factor_denoiser import FactorDenoiser
 from model.job import SHIPPED_WEIGHTS
-from model.lowrank import Components, Corner, DenoiseCourses, Factors, LowRank
+from model.lowrank import Corner, DenoiseCourses, LowRank
 from model.motion import move
 
 METHOD = "lowrank_unet"

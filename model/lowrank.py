@@ -9,9 +9,8 @@ left. Sees the whole recording at once, which no network with windows does.
 What is left of the noise is in the courses, and most of it in the images of the components and in
 the mean image. They can be handed, as the recording has them, to networks that know what cells do
 and what tissue looks like.
-After penalised matrix decomposition (Buchanan et al., bioRxiv 334706, 2018) in spirit; shrinkage
-as for spiked matrices (Gavish & Donoho, IEEE Trans. Inf. Theory 63:2137, 2017), Wiener filter from
-the smoothed periodogram, spatial scale by Monte-Carlo SURE (Ramani et al., IEEE TIP 17:1540, 2008).
+After penalised matrix decomposition (Buchanan et al., bioRxiv 334706, 2018) in spirit; the spatial
+scale is chosen by Monte-Carlo SURE (Ramani et al., IEEE TIP 17:1540, 2008).
 
 Streams: holds a band of rows and the factors of the blocks, and aligned frames if it aligns them.
 """
@@ -29,12 +28,28 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from model.background import blurred_mean, measure_background
 from model.basis import orthonormal_courses, weighed_by_noise
 from model.blending import accumulated_weight, hann_window
 from model.budget import Budget, plan_stack
+from model.components import (
+    TRUNCATE,
+    Components,
+    Factors,
+    Looks,
+    PrincipalComponents,
+    decompose,
+    flattened,
+    noise_only,
+    shrunk,
+    smooth,
+    smooth_in_space,
+    smooth_in_time,
+    standing_out,
+    wiener,
+    without,
+)
 from model.config import LowRankConfig
 from model.doubts import doubts_about_time, doubts_about_units
 from model.frames import ChosenFrames, Frames
@@ -50,15 +65,12 @@ MIN_FRAMES = 16  # fewer have neither a mean worth the name nor courses
 FRAMES_AT_A_TIME = 64  # rendered; fewer where they would have more voxels than
 VOXELS_AT_A_TIME = 2**25
 SAMPLE_BYTES = 2**30  # of sampled blocks, their noise not counted: long recordings have fewer
-TRUNCATE = 3.0  # deviations, where a Gaussian ends
 MEMORY = 0.8  # of what is left, that factors are expected to take at most
 BANDS = 2  # a row of blocks, smoothed, and its parts in work, in rows of blocks
 WITH_THE_REST = 5.0  # a block's time with its courses, reading and rendering, over that without
 BRIGHT = 5.0  # deviations of the noise, that images are bright by to time a network
 PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to be followed
 ARTEFACT = 1.3  # times the greatest component of noise in the usual block: that is none of noise
-MEDIAN_OF_NORMAL = 0.6745  # of the size of what is normal, in deviations
-CLEARLY_MORE = 1.3  # than the deviation that a course's noise has where it is white
 
 Corner = tuple[int, int]  # row and column of a block, in positions of the padded axes
 Made = TypeVar("Made")
@@ -74,180 +86,6 @@ class LowRankError(RuntimeError):
     """The recording cannot be denoised this way; the message says why."""
 
 
-# ---- One block --------------------------------------------------------------------------------
-
-
-class PrincipalComponents:
-    """Those of a block [T,P], the strongest first."""
-
-    def __init__(self, block: torch.Tensor) -> None:
-        self._block, self._is_tall = block, block.shape[0] >= block.shape[1]
-        gram = block.T @ block if self._is_tall else block @ block.T
-        values, self._vectors = torch.linalg.eigh(gram)  # the weakest first
-        self.singular = values.flip(0).clamp_min(0).sqrt()  # values [K]
-
-    def above(self, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Singular values [k] greater than that, and their right singular vectors [P,k]."""
-        count = int((self.singular > threshold).sum())
-        singular = self.singular[:count]
-        vectors = self._vectors[:, len(self.singular) - count :].flip(1)
-        if not self._is_tall:
-            vectors = self._block.T @ vectors / singular.clamp_min(1e-12)
-        return singular, vectors
-
-
-def wiener(courses: np.ndarray, smoothing: float) -> np.ndarray:
-    """Courses [T,K] in noise of variance 1, filtered by what their own spectra show above it."""
-    num_frames = len(courses)
-    # mirrored, so that the ends do not jump
-    spectrum = np.fft.rfft(np.concatenate([courses, courses[::-1]]), axis=0)
-    power = np.square(np.abs(spectrum)) / (2 * num_frames)
-    power = ndimage.gaussian_filter1d(power, smoothing, axis=0)
-    gain = np.maximum(power - 1, 0) / np.maximum(power, 1e-12)
-    return np.fft.irfft(spectrum * gain, 2 * num_frames, axis=0)[:num_frames]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Components:
-    """What stands above the noise in a block, as it was found."""
-
-    courses: np.ndarray  # [T,K], in noise of variance 1
-    scale: np.ndarray  # [K] deviation of the courses' noise in the block, 1 where that is white
-    footprints: np.ndarray  # [K,h*w] orthonormal
-    shrinkage: np.ndarray  # [K] of the courses, as little as noise has strengthened them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Factors:
-    """A block [T,h,w] as a product."""
-
-    courses: np.ndarray  # [T,K] float32
-    footprints: np.ndarray  # [K,h*w] float32
-
-
-def standing_out(block: np.ndarray, principal: PrincipalComponents, threshold: float) -> Components:
-    """Of the principal components of a smoothed block, those that stand above the noise.
-
-    Above `threshold`, the greatest singular value that noise alone would have. Their courses come
-    from the block [T,h,w] as it is.
-    """
-    strength, footprints = principal.above(threshold)
-    return _components(block, footprints, strength, threshold)
-
-
-def _components(
-    block: np.ndarray, footprints: torch.Tensor, strength: torch.Tensor, threshold: float
-) -> Components:
-    """Of orthonormal footprints [P,K], whose singular values [K] are above the threshold."""
-    return Components(
-        courses=(_flat(block) @ footprints).numpy(),
-        scale=np.ones(footprints.shape[1], np.float32),
-        footprints=footprints.T.numpy(),
-        shrinkage=np.sqrt(1 - np.square(threshold / strength.numpy())),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Looks:
-    """How components are looked for: blurs in pixels, and what noise alone would reach then."""
-
-    sigma: float  # of the first look
-    threshold: float  # the greatest singular value of noise
-    wider_sigma: float  # of the second, in what the first has left, on top of its own
-    wider_threshold: float  # infinite where there is no second
-
-
-def decompose(block: np.ndarray, smoothed: np.ndarray, looks: Looks) -> Components:
-    """Components of a standardised block [T,h,w], by those of the same block smoothed.
-
-    `smoothed` in time, and in space as for the first look.
-    """
-    found = standing_out(block, PrincipalComponents(_flat(smoothed)), looks.threshold)
-    if not math.isinf(looks.wider_threshold):
-        found = _with_wider(block, smoothed, looks, found)
-    scale = noise_along(found.footprints, block)
-    return replace(found, courses=found.courses / scale, scale=scale)
-
-
-def _with_wider(
-    block: np.ndarray, smoothed: np.ndarray, looks: Looks, found: Components
-) -> Components:
-    """With those of the second look."""
-    known = torch.from_numpy(found.footprints.T)  # [P,K]
-    wide = _smooth_in_space(_without(smoothed, known), looks.wider_sigma)
-    strength, faint = PrincipalComponents(_flat(wide)).above(looks.wider_threshold)
-    # the blur has mixed a little of what is known into them, or of some made it all there is
-    apart, remains = torch.linalg.qr(faint - known @ (known.T @ faint))
-    is_new = remains.diagonal().abs() > 0.5
-    more = _components(block, apart[:, is_new], strength[is_new], looks.wider_threshold)
-    return Components(
-        courses=np.concatenate([found.courses, more.courses], axis=1),
-        scale=np.concatenate([found.scale, more.scale]),
-        footprints=np.concatenate([found.footprints, more.footprints]),
-        shrinkage=np.concatenate([found.shrinkage, more.shrinkage]),
-    )
-
-
-def noise_along(footprints: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """Deviation [K] of the noise along footprints [K,h*w] in a block [T,h,w]: 1, or clearly more.
-
-    More where neighbouring pixels have noise in common. Measured beside what the block is known to
-    hold, along the same footprints in another place: that of their own courses has signals in it.
-    1 too where a footprint is so wide that there is no other place.
-    """
-    _, height, width = block.shape
-    known = torch.from_numpy(footprints.T)
-    images = footprints.reshape(-1, height, width)
-    elsewhere = np.roll(images, (height // 2, width // 2), (1, 2)).reshape(footprints.shape).T
-    moved = torch.from_numpy(np.ascontiguousarray(elsewhere))
-    apart = moved - known @ (known.T @ moved)
-    size = apart.norm(dim=0).numpy()
-    courses = (_flat(block) @ apart).numpy() / np.maximum(size, 0.5)
-    changes = np.median(np.abs(np.diff(courses, axis=0)), axis=0)
-    deviation = changes / (MEDIAN_OF_NORMAL * math.sqrt(2))
-    return np.where(deviation > CLEARLY_MORE, deviation, 1).astype(np.float32)
-
-
-def shrunk(found: Components, config: LowRankConfig) -> Factors:
-    """What no network is needed for: courses filtered, and shrunk."""
-    courses = wiener(found.courses, config.spectrum_smoothing) * (found.shrinkage * found.scale)
-    return Factors(
-        courses=courses.astype(np.float32), footprints=found.footprints.astype(np.float32)
-    )
-
-
-# ---- The recording ----------------------------------------------------------------------------
-
-
-def _smooth_in_time(block: np.ndarray, config: LowRankConfig) -> np.ndarray:
-    """Of [T,h,w] as many frames as that leaves something to say: one in every `time_sigma`.
-
-    What is faster has less than a hundredth of its amplitude then.
-    """
-    smoothed = ndimage.gaussian_filter1d(block, config.time_sigma, axis=0, truncate=TRUNCATE)
-    return np.ascontiguousarray(smoothed[:: max(1, int(config.time_sigma))])
-
-
-def _smooth_in_space(block: np.ndarray, sigma: float) -> np.ndarray:
-    return ndimage.gaussian_filter(block, (0, sigma, sigma), truncate=TRUNCATE)
-
-
-def _smooth(block: np.ndarray, sigma: float, config: LowRankConfig) -> np.ndarray:
-    return _smooth_in_space(_smooth_in_time(block, config), sigma)
-
-
-def _noise_only(block: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A block [T,h,w] of noise alone: differences of neighbouring frames in a random order.
-
-    With the noise's own correlations within a frame, which a formula would not know.
-    """
-    pairs = [(block[first + 1 :: 2][:n] - block[first::2][:n]) / math.sqrt(2)
-             for first, n in ((0, len(block) // 2), (1, (len(block) - 1) // 2))]  # fmt: skip
-    noise = np.concatenate(pairs)
-    noise = noise[rng.permutation(len(noise))]
-    return np.concatenate([noise, noise[: len(block) - len(noise)]])
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Sample:
     """A standardised block [T,h,w] on which the spatial scale is chosen; all float32."""
@@ -261,13 +99,13 @@ class _Sample:
     def of(cls, block: np.ndarray, noise: np.ndarray, config: LowRankConfig) -> _Sample:
         return cls(
             block=block,
-            smoothed=_smooth_in_time(block, config),
-            smoothed_noise=_smooth_in_time(noise, config),
+            smoothed=smooth_in_time(block, config),
+            smoothed_noise=smooth_in_time(noise, config),
         )
 
     def principal(self, sigma: float) -> PrincipalComponents:
         """Of the block smoothed in space, too."""
-        return PrincipalComponents(_flat(_smooth_in_space(self.smoothed, sigma)))
+        return PrincipalComponents(flattened(smooth_in_space(self.smoothed, sigma)))
 
     def greatest_of_noise(
         self, principal: PrincipalComponents, threshold: float, sigma: float
@@ -277,8 +115,8 @@ class _Sample:
         For the differences that the noise was taken from have strong fast signals in them, too.
         """
         _, known = principal.above(threshold)
-        rest = _smooth_in_space(_without(self.smoothed_noise, known), sigma)
-        return float(PrincipalComponents(_flat(rest)).singular[0])
+        rest = smooth_in_space(without(self.smoothed_noise, known), sigma)
+        return float(PrincipalComponents(flattened(rest)).singular[0])
 
     def risk(
         self,
@@ -298,9 +136,9 @@ class _Sample:
             factors = shrunk(standing_out(noisy, found, threshold), config)
             return (factors.courses @ factors.footprints).reshape(noisy.shape)
 
-        moved = _smooth_in_space(self.smoothed + smoothed_by, sigma)
+        moved = smooth_in_space(self.smoothed + smoothed_by, sigma)
         denoised = estimate(self.block, principal)
-        change = estimate(self.block + by, PrincipalComponents(_flat(moved))) - denoised
+        change = estimate(self.block + by, PrincipalComponents(flattened(moved))) - denoised
         divergence = (by * change).mean() / config.probe**2
         return float(np.square(denoised - self.block).mean() + 2 * divergence)
 
@@ -467,7 +305,7 @@ class LowRank:
         one_look = replace(self.looks, wider_threshold=math.inf)  # the other is among the rest
 
         def decomposed(_: int) -> Factors:
-            smoothed = _smooth(block, one_look.sigma, self.config)
+            smoothed = smooth(block, one_look.sigma, self.config)
             return shrunk(decompose(block, smoothed, one_look), self.config)
 
         each = WITH_THE_REST * _seconds_of(decomposed)
@@ -546,7 +384,7 @@ class LowRank:
             order[lit[order] >= 0.9 * lit.max()], max(1, min(config.sampled_blocks, fit))
         )
         blocks = [self._standardised(*places[i]) for i in few]
-        noises = [_noise_only(block, self._rng) for block in blocks]
+        noises = [noise_only(block, self._rng) for block in blocks]
         return list(in_parallel(partial(_Sample.of, config=config), blocks, noises))
 
     def _probes(self, samples: list[_Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -554,7 +392,7 @@ class LowRank:
         shapes = [sample.block.shape for sample in samples]
         drawn = [self._rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
         probes = [self.config.probe * probe for probe in drawn]
-        smooth = partial(_smooth_in_time, config=self.config)
+        smooth = partial(smooth_in_time, config=self.config)
         return list(zip(probes, in_parallel(smooth, probes), strict=True))
 
     def _choose(self) -> Looks:
@@ -614,7 +452,7 @@ class LowRank:
         end = first + self.config.block
         halo = math.ceil(TRUNCATE * self.looks.sigma) + 1
         left = min(first, halo)
-        part = _smooth(band[:, :, first - left : end + halo], self.looks.sigma, self.config)
+        part = smooth(band[:, :, first - left : end + halo], self.looks.sigma, self.config)
         return part[:, :, left : left + min(end, band.shape[2]) - first]
 
     def find(self, denoise_courses: DenoiseCourses | None = None) -> None:
@@ -663,7 +501,7 @@ class LowRank:
 
     def read(self, readers: np.ndarray, block: np.ndarray, corner: Corner) -> np.ndarray:
         """Images [K,h*w] float32 that readers [T,K] (`Basis`) find in a standardised block."""
-        images = (torch.from_numpy(readers).T @ _flat(block)).numpy()
+        images = (torch.from_numpy(readers).T @ flattened(block)).numpy()
         # the block is without its mean
         part = self._part(*self.block_at(*corner))
         mean = (self.background.mean - self.dark)[part] / self.background.deviation[part]
@@ -775,16 +613,6 @@ def _seconds_of(work: Callable[[int], object]) -> float:
     for _ in in_parallel(work, range(copies)):
         pass
     return (time.perf_counter() - begin) / copies
-
-
-def _flat(block: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(block.reshape(len(block), -1))
-
-
-def _without(block: np.ndarray, known: torch.Tensor) -> np.ndarray:
-    """A block [n,h,w] less what it has along orthonormal columns [h*w,K]."""
-    flat = _flat(block)
-    return (flat - (flat @ known) @ known.T).numpy().reshape(block.shape)
 
 
 def _weight(window: torch.Tensor, plan: AxisPlan) -> np.ndarray:

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from model.adapt import follow
 from model.budget import Budget
+from model.components import Components
 from model.config import Precision, TeachConfig
 from model.device import Device, in_precision
 from model.factor_denoiser import FactorDenoiser
-from model.lowrank import Components, Corner, DenoiseCourses, LowRank, image_scale
+from model.lowrank import Corner, DenoiseCourses, LowRank, image_scale
 from model.progress import Progress
 
 logger = logging.getLogger(__name__)

@@ -12,16 +12,11 @@ from scipy import ndimage
 
 from lab.factors import as_guessed
 from lab.metrics import stsnr
-from model import lowrank
+from model import components, lowrank
 from model.budget import Budget
+from model.components import PrincipalComponents, wiener
 from model.config import LowRankConfig
-from model.lowrank import (
-    MIN_FRAMES,
-    LowRank,
-    LowRankError,
-    PrincipalComponents,
-    wiener,
-)
+from model.lowrank import MIN_FRAMES, LowRank, LowRankError
 
 CONFIG = replace(LowRankConfig(), block=16, sampled_blocks=4, space_sigmas=(0.5, 1.0))
 
@@ -121,7 +116,7 @@ def test_noise_that_neighbours_have_in_common_is_known_to_be_stronger(sigma: flo
     footprint = (cell / np.linalg.norm(cell)).reshape(1, -1).astype(np.float32)
     course = np.convolve(rng.random(300) < 0.1, np.exp(-np.arange(30) / 4))[:300]
     active = (block + 50 * course[:, None, None] * cell).astype(np.float32)
-    (found,) = lowrank.noise_along(footprint, active)
+    (found,) = components.noise_along(footprint, active)
     (really,) = (block.reshape(300, -1) @ footprint.T).std(0)
     assert found == pytest.approx(really, rel=0.15)
     assert (found == 1) == (sigma == 0)
@@ -169,7 +164,7 @@ def test_components_of_both_looks_are_orthonormal_together() -> None:
 def test_where_all_is_known_the_second_look_adds_nothing() -> None:
     block = np.random.default_rng(0).normal(size=(40, 4, 4)).astype(np.float32)
     looks = lowrank.Looks(sigma=0.0, threshold=0.0, wider_sigma=1.0, wider_threshold=0.0)
-    found = lowrank.decompose(block, block, looks)
+    found = components.decompose(block, block, looks)
     assert len(found.footprints) == 16
     product = (found.courses @ found.footprints).reshape(block.shape)
     np.testing.assert_allclose(product, block, atol=1e-4)

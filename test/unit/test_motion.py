@@ -7,8 +7,9 @@ from scipy import ndimage
 from lab.metrics import stsnr
 from model import lowrank, motion
 from model.background import measure_background
+from model.components import wiener
 from model.config import LowRankConfig, MotionConfig
-from model.lowrank import LowRank, wiener
+from model.lowrank import LowRank
 from model.motion import Motion, measure_motion, move
 
 NUM_FRAMES, SIDE, MARGIN = 200, 80, 10
