@@ -12,13 +12,24 @@ Recognition 43:1531, 2010).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
 PLACE = 12.0  # pixels that a place is wide at most; neighbours blend into each other
+SEEN = 32  # pixels around a place, and of a smaller block all, that it is denoised with
 SIGMA = 2.0  # pixels, of the Gaussian around its middle by which pixels tell of its axes
 LEAST = 0.05  # mean square of an image there, in variances of the noise, to be denoised again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A stretch of an axis with h pixels."""
+
+    weight: np.ndarray  # [h] of pixels, by which its axes are told; sum up to 1
+    seen: slice  # the pixels around it,
+    share: np.ndarray  # and what they take from it; all places' sum up to 1
 
 
 def with_local_axes(
@@ -26,28 +37,32 @@ def with_local_axes(
 ) -> np.ndarray:
     """What `denoise` makes of images [K,h,w] turned to the axes of each place, turned back.
 
-    It takes several places' at once, [B,L,h,w], and need not denoise the first of them, the mean:
-    that stays as it was found. `found` is what it made of the images as they are.
+    It takes several places' at once, [B,L,h,w] with h and w of SEEN at most, and need not denoise
+    the first of them, the mean: that stays as it was found. `found` is what it made of the images
+    as they are.
     """
     if len(images) < 3:  # one direction has no other axis
         return found
     rows, columns = map(places, images.shape[1:])
-    looked_at = []  # axes of places, and their share in every pixel
-    for (row, blends_down), (column, blends_across) in product(rows, columns):
-        axes = principal_axes(found[1:], np.outer(row, column))
+    looked_at = []  # places, and their axes
+    for row, column in product(rows, columns):
+        axes = principal_axes(found[1:], np.outer(row.weight, column.weight))
         if axes.shape[1]:
-            looked_at.append((axes, np.outer(blends_down, blends_across)))
+            looked_at.append((row, column, axes))
     if not looked_at:
         return found
-    most = 1 + max(axes.shape[1] for axes, _ in looked_at)
-    turned = np.zeros((len(looked_at), most, *images.shape[1:]), np.float32)
-    for values, (axes, _) in zip(turned, looked_at, strict=True):
-        values[0] = images[0]
-        values[1 : 1 + axes.shape[1]] = along_axes(images[1:], axes)
+    most = 1 + max(axes.shape[1] for *_, axes in looked_at)
+    turned = np.zeros((len(looked_at), most, len(rows[0].share), len(columns[0].share)), np.float32)
+    for values, (row, column, axes) in zip(turned, looked_at, strict=True):
+        around = images[:, row.seen, column.seen]
+        values[0] = around[0]
+        values[1 : 1 + axes.shape[1]] = along_axes(around[1:], axes)
     result = found.copy()
-    for again, (axes, share) in zip(denoise(turned), looked_at, strict=True):
-        change = again[1 : 1 + axes.shape[1]] - along_axes(found[1:], axes)
-        result[1:] += share * np.tensordot(axes, change, 1)
+    for again, (row, column, axes) in zip(denoise(turned), looked_at, strict=True):
+        before = found[1:, row.seen, column.seen]
+        change = again[1 : 1 + axes.shape[1]] - along_axes(before, axes)
+        share = np.outer(row.share, column.share)
+        result[1:, row.seen, column.seen] += share * np.tensordot(axes, change, 1)
     return result
 
 
@@ -66,15 +81,27 @@ def along_axes(images: np.ndarray, axes: np.ndarray) -> np.ndarray:
     return np.tensordot(axes.T, images, 1)
 
 
-def places(side: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each place along an axis: pixels' weights for its axes, and its share in the result."""
+def places(side: int) -> list[Place]:
+    """Those along an axis."""
     count = int(np.ceil(side / PLACE))
     width = side / count
     pixel = np.arange(side) + 0.5
     middles = (np.arange(count) + 0.5) * width
-    around = np.exp(-0.5 * np.square((pixel - middles[:, None]) / SIGMA))
-    around /= around.sum(1, keepdims=True)
+    weights = np.exp(-0.5 * np.square((pixel - middles[:, None]) / SIGMA))
+    weights /= weights.sum(1, keepdims=True)
     # from one middle to the next they take turns; at the ends one has all
     inside = np.clip(pixel, middles[0], middles[-1])
     shares = np.clip(1 - np.abs(inside - middles[:, None]) / width, 0, 1)
-    return list(zip(around.astype(np.float32), shares.astype(np.float32), strict=True))
+    seen = min(SEEN, side)
+    found = []
+    for middle, weight, share in zip(middles, weights, shares, strict=True):
+        first = round(min(max(0.0, middle - seen / 2), side - seen))
+        around = slice(first, first + seen)
+        found.append(
+            Place(
+                weight=weight.astype(np.float32),
+                seen=around,
+                share=share[around].astype(np.float32),
+            )
+        )
+    return found

@@ -86,9 +86,26 @@ def test_axes_are_orthonormal_and_those_with_most_come_first() -> None:
     assert (np.diff(squares) <= 0).all() and squares[-1] > LEAST
 
 
-@pytest.mark.parametrize("side, count", [(8, 1), (12, 1), (16, 2), (24, 2), (32, 3)])
+@pytest.mark.parametrize("side, count", [(8, 1), (12, 1), (16, 2), (24, 2), (32, 3), (64, 6)])
 def test_shares_of_places_sum_up_to_one(side: int, count: int) -> None:
-    weights, shares = zip(*places(side), strict=True)
-    assert len(shares) == count
-    np.testing.assert_allclose(sum(shares), 1, rtol=1e-6)
-    np.testing.assert_allclose([weight.sum() for weight in weights], 1, rtol=1e-6)
+    found = places(side)
+    assert len(found) == count
+    shares = np.zeros(side)
+    for place in found:
+        shares[place.seen] += place.share
+    np.testing.assert_allclose(shares, 1, rtol=1e-6)
+    np.testing.assert_allclose([place.weight.sum() for place in found], 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("side, seen", [(24, 24), (32, 32), (64, 32)])
+def test_a_place_is_seen_with_what_is_around_it(side: int, seen: int) -> None:
+    for place in places(side):
+        assert place.seen.stop - place.seen.start == len(place.share) == seen
+        assert place.seen.start >= 0 and place.seen.stop <= side
+        assert place.seen.start <= place.weight.argmax() < place.seen.stop
+
+
+def test_in_large_blocks_every_pixel_is_looked_at_again() -> None:
+    noisy = images(side=64)
+    result = with_local_axes(noisy, 0.5 * noisy, lambda seen: 0.25 * seen)
+    np.testing.assert_allclose(result[1:], 0.25 * noisy[1:], atol=1e-5)
