@@ -21,7 +21,8 @@ class LowRankEnsemble:
 
     def __init__(self, first: LowRank, budget: Budget | None = None) -> None:
         """A recording measured in blocks of one size; where the budget is not enough, it alone."""
-        others = first.config.other_blocks
+        height, width = first.frames.shape[1:]
+        others = tuple(size for size in first.config.other_blocks if size <= min(height, width))
         self._budget = budget or Budget(math.inf)
         # every size takes about as long: fewer blocks that take longer, more that take less
         is_late = self._budget.remaining() < (1 + len(others)) * first.seconds

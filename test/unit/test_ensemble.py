@@ -60,6 +60,13 @@ def test_it_is_the_mean_over_sizes_and_nearer_to_the_truth_than_theirs(
     assert stsnr(clean, result).stsnr > np.mean(scores) + 0.1
 
 
+def test_no_other_block_is_larger_than_the_field(noisy: np.ndarray) -> None:
+    larger = replace(ONE, other_blocks=(12, 48))
+    found = LowRankEnsemble(LowRank(noisy, larger))
+    assert [member.config.block for member in found.members] == [16, 12]
+    assert not found.left_out
+
+
 def test_sizes_share_what_was_measured_but_for_the_threshold(noisy: np.ndarray) -> None:
     first, *others = LowRankEnsemble(LowRank(noisy, CONFIG)).members
     for other in others:
