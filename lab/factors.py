@@ -14,13 +14,16 @@ from lab.noise import apply_detector, averaged, draw_detector
 from lab.recordings import Ask, Example, draw_orientation
 from lab.simulate import random_movie
 from model.basis import orthonormal_courses, weighed_by_noise
-from model.components import Components, wiener
+from model.components import Components
 from model.config import METHODS
 from model.lowrank import Corner, DenoiseCourses, LowRank
+from model.wide_courses import no_wide_courses
 
 NUM_FRAMES = (32, 75, 150, 300, 600, 1000, 1500)  # of a recording, one of these
-MAX_VOXELS = 2_500_000  # of a recording,
-MAX_SIDE = 96  # whose frames are at most so large
+MAX_VOXELS = 8_000_000  # of a recording,
+MAX_SIDE = 192  # whose frames are at most so large,
+LEAST_SHARE = 0.5  # and at least that part of it: the wider, the better wide courses are known
+WITHOUT_WIDE = 0.25  # of the recordings, none of whose courses counts as wide, as in small fields
 SAMPLED_BLOCKS = 4  # on which the spatial blur is chosen: fewer than for a result
 TARGET_DRAWS = 64  # of the noise, that a target is the mean of
 # A recording costs seconds, so places in the batch share them: so many are at hand at a time, each
@@ -35,11 +38,11 @@ class FactorRecording:
 
     noisy: list[np.ndarray]
     target: list[np.ndarray]
-    courses: list[np.ndarray]  # [3,K,T]: noisy, a Wiener filter's answer, target
+    courses: list[np.ndarray]  # [4,K,T]: noisy, a guess, what of it is known, target
 
     @cached_property
     def all_courses(self) -> np.ndarray:
-        """Of all blocks: [3,N,T]."""
+        """Of all blocks: [4,N,T]."""
         return np.concatenate(self.courses, axis=1)
 
     def draw(self, ask: Ask, rng: np.random.Generator) -> Example:
@@ -79,12 +82,12 @@ class FactorRecording:
         drawn = np.pad(drawn, ((0, 0), (0, 0), lacking[1]), mode="symmetric")
         drawn = np.pad(drawn, ((0, 0), lacking[0], (0, 0)))
         values = torch.from_numpy(np.ascontiguousarray(drawn, np.float32))[:, :, None]
-        return Example(noisy=values[:2], target=values[2:], median=None)
+        return Example(noisy=values[:3], target=values[3:], median=None)
 
 
-def as_guessed(courses: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    """The Wiener filter's answer [T,K], where no network is at hand."""
-    del courses
+def as_guessed(courses: np.ndarray, guess: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The guess [T,K], where no network is at hand."""
+    del courses, known
     return guess
 
 
@@ -99,8 +102,8 @@ def factors_of(
     def of_block(
         corner: Corner, block: np.ndarray, components: Components
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        guess = wiener(components.courses, found.config.spectrum_smoothing)
-        courses = orthonormal_courses(denoise_courses(components.courses, guess))
+        guess, known = found.guessed(components)
+        courses = orthonormal_courses(denoise_courses(components.courses, guess, known))
         readers = weighed_by_noise(courses, block).readers
         rows, columns = found.block_at(*corner)
         truth = scaled[:, found.rows.source_index[rows]][:, :, found.columns.source_index[columns]]
@@ -109,7 +112,7 @@ def factors_of(
         return (
             found.read(readers, block, corner).reshape(-1, *block.shape[1:]),
             np.tensordot(readers, truth, axes=(0, 0)).astype(np.float32),
-            np.stack([components.courses.T, guess.T, change.T]).astype(np.float32),
+            np.stack([components.courses.T, guess.T, known.T, change.T]).astype(np.float32),
         )
 
     noisy, targets, courses = map(list, zip(*found.each_block(of_block), strict=True))
@@ -141,10 +144,14 @@ class SimulatedFactors:
     def _decomposed(self, track: int, turn: int) -> FactorRecording:
         rng = np.random.default_rng([self.seed, track, turn])
         num_frames = int(rng.choice(NUM_FRAMES))
-        side = min(MAX_SIDE, math.isqrt(MAX_VOXELS // num_frames))
+        largest = min(MAX_SIDE, math.isqrt(MAX_VOXELS // num_frames))
+        side = int(rng.integers(math.ceil(LEAST_SHARE * largest), largest + 1))
         clean = random_movie(rng, (num_frames, side, side), self.device)
         detector = draw_detector(rng)
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         noisy = apply_detector(detector, clean, generator).cpu().numpy()
         target = apply_detector(averaged(detector, TARGET_DRAWS), clean, generator).cpu().numpy()
-        return factors_of(LowRank(noisy, self.config), target, self.denoise_courses)
+        found = LowRank(noisy, self.config)
+        if rng.uniform() < WITHOUT_WIDE:
+            found.wide = no_wide_courses(num_frames)
+        return factors_of(found, target, self.denoise_courses)

@@ -96,7 +96,7 @@ def _told_courses(measured: LowRank, clean: np.ndarray, net: Halves) -> np.ndarr
     truth = dict(zip(found.factors, factors_of(measured, clean, as_guessed).courses, strict=True))
 
     def told(corner: Corner, block: np.ndarray, _: Components) -> tuple[Corner, Factors]:
-        courses = truth[corner][2].T
+        courses = truth[corner][3].T
         return corner, found.along(orthonormal_courses(courses), block, corner)
 
     found.factors = dict(found.each_block(told))

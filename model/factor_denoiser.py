@@ -35,12 +35,12 @@ class FactorDenoiser:
     spare: nn.Module | None = None
     precision: Precision = "fp32"
 
-    def courses(self, courses: np.ndarray, guess: np.ndarray) -> np.ndarray:
-        """What becomes of one block's courses [T,K], given a Wiener filter's answer: float32."""
+    def courses(self, courses: np.ndarray, guess: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """What becomes of one block's courses [T,K], as `DenoiseCourses` has it: float32."""
         if not courses.size:
             return courses
-        noisy = np.stack([courses.T, guess.T]).astype(np.float32)[:, :, None]  # [2,K,1,T]
-        return self._denoised(noisy[None])[0, :, 0].T
+        seen = np.stack([courses.T, guess.T, known.T]).astype(np.float32)  # [3,K,T]
+        return self._denoised(seen[None, :, :, None])[0, :, 0].T
 
     def images(self, images: np.ndarray) -> np.ndarray:
         """What becomes of one block's images [K,h,w], in two looks: float32."""

@@ -58,6 +58,7 @@ from model.motion import measure_motion
 from model.parallel import in_parallel, workers
 from model.progress import Progress
 from model.tiling import AxisPlan, plan_axis
+from model.wide_courses import measure_wide_courses
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,9 @@ ARTEFACT = 1.3  # times the greatest component of noise in the usual block: that
 
 Corner = tuple[int, int]  # row and column of a block, in positions of the padded axes
 Made = TypeVar("Made")
-# Courses [T,K] in noise of variance 1, and what `wiener` makes of them, to what they are without.
-DenoiseCourses = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Courses [T,K] in noise of variance 1, a guess of what they are without, and what the guess has of
+# courses that the whole field has in common, to what they are without.
+DenoiseCourses = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 # Images [K,h,w] in noise of variance 1, the mean first, to what they are without.
 DenoiseImages = Callable[[np.ndarray], np.ndarray]
 # The same, to what the mean is without: [h,w].
@@ -238,6 +240,7 @@ class LowRank:
         if self.removed:
             self.frames = self.removed.undone(frames)
             self.background = measure_background(self.frames)
+        self.wide = measure_wide_courses(self.frames, self.background, config, seed)
         # [H,W] of what is no light from tissue, and would hide the mean image from a network
         self.dark = np.where(
             self.background.has_noise, self.background.dark_level, self.background.mean
@@ -334,6 +337,7 @@ class LowRank:
         """
         other = copy(self)
         other.frames = ChosenFrames(self.frames, is_chosen)
+        other.wide = measure_wide_courses(other.frames, self.background, self.config, self._seed)
         other._look_anew()
         return other
 
@@ -490,9 +494,14 @@ class LowRank:
         self, found: Components, denoise_courses: DenoiseCourses, block: np.ndarray, corner: Corner
     ) -> Factors:
         """What a standardised block [T,h,w] has along its components' courses, once denoised."""
-        guess = wiener(found.courses, self.config.spectrum_smoothing)
-        courses = orthonormal_courses(denoise_courses(found.courses, guess))
+        guess, known = self.guessed(found)
+        courses = orthonormal_courses(denoise_courses(found.courses, guess, known))
         return self.along(courses, block, corner)
+
+    def guessed(self, found: Components) -> tuple[np.ndarray, np.ndarray]:
+        """Of components' courses what they would be without noise, and how much of it is wide."""
+        known = self.wide.within(found.courses)
+        return known + wiener(found.courses - known, self.config.spectrum_smoothing), known
 
     def along(self, courses: np.ndarray, block: np.ndarray, corner: Corner) -> Factors:
         """What the recording has along orthonormal courses in a standardised block [T,h,w]."""

@@ -2,7 +2,9 @@
 
 A course comes with white noise of variance 1, however noisy the recording: what is left to do is to
 tell the rises and decays of an indicator, and the slow changes of the neuropil, from noise. A
-Wiener filter can do so only alike at all times, while cells are silent most of them.
+Wiener filter can do so only alike at all times, while cells are silent most of them: it makes a
+guess. What a course has in common with the whole field is known already (`model/wide_courses.py`),
+and the guess is that, and what the filter makes of the rest.
 Our own: residual blocks in a U-Net of one dimension, without biases but told the noise's level, so
 that twice the signal in twice the noise would come out twice as strong.
 """
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 KERNEL = 5  # frames
+INPUTS = 4  # to a course: itself, a guess, the noise's deviation, and what is known
 
 
 class Conv(nn.Conv1d):
@@ -58,15 +61,15 @@ class CourseBlock(nn.Module):
 
 
 class CourseUNet(nn.Module):
-    """Maps noisy courses, and what a Wiener filter makes of them, to clean ones.
+    """Maps noisy courses, a guess of what they are, and what of it is known, to clean ones.
 
-    Begins with the Wiener filter's answer.
+    Begins with the guess.
     """
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         """`widths` are the channels of every level, each with half the frames of the one before."""
         super().__init__()
-        self.enter = _conv(3, widths[0])
+        self.enter = _conv(INPUTS, widths[0])
         self.encode = nn.ModuleList(
             nn.Sequential(CourseBlock(width), CourseBlock(width)) for width in widths
         )
@@ -79,11 +82,12 @@ class CourseUNet(nn.Module):
         self.decode = nn.ModuleList(CourseBlock(width) for width in widths[:-1])
         self.out = _conv(widths[0], 1)
         nn.init.zeros_(self.out.weight)
+        self.register_load_state_dict_pre_hook(_with_nothing_known)
 
-    def forward(self, noisy: Tensor, guess: Tensor) -> Tensor:
-        """Denoise N courses [N,T], given the Wiener filter's answer [N,T]."""
-        num_frames = noisy.shape[1]
-        seen = torch.stack([noisy, guess, torch.ones_like(noisy)], dim=1)  # the noise's deviation
+    def forward(self, noisy: Tensor, guess: Tensor, known: Tensor) -> Tensor:
+        """Denoise N courses [N,T], given a guess and what is known of them [N,T] (module text)."""
+        num_frames, deviation = noisy.shape[1], torch.ones_like(noisy)  # of the noise
+        seen = torch.stack([noisy, guess, deviation, known], dim=1)
         lacking = -num_frames % 2 ** len(self.down)
         images = functional.pad(seen, (0, lacking), mode="replicate")[:, :, None]
         if images.device.type == "cpu":
@@ -98,3 +102,13 @@ class CourseUNet(nn.Module):
             values = self.decode[level](fine[level] + self.up[level](values))
         change: Tensor = self.out(values)[:, 0, 0, :num_frames]
         return guess + change
+
+
+def _with_nothing_known(
+    net: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """Weights of a network that was not told what is known take no notice of it."""
+    del net
+    name = f"{prefix}enter.weight"
+    if name in weights and weights[name].shape[1] == INPUTS - 1:
+        weights[name] = functional.pad(weights[name], (0, 0, 0, 1))

@@ -13,14 +13,14 @@ from model.architectures.factor_unet import FactorUNet
 
 @dataclass(frozen=True, kw_only=True)
 class FactorNetConfig:
-    """Sizes of both networks; the default has 1,189,120 parameters."""
+    """Sizes of both networks; the default has 1,189,240 parameters."""
 
     width: int = 32  # of FactorUNet's finest level
     course_widths: tuple[int, ...] = (24, 32, 48, 64)  # of CourseUNet's levels
 
     @classmethod
     def tiny(cls) -> FactorNetConfig:
-        """Networks of 16,228 parameters for tests."""
+        """Networks of 16,248 parameters for tests."""
         return cls(width=4, course_widths=(4, 4))
 
     def __post_init__(self) -> None:
@@ -34,8 +34,8 @@ class FactorNetConfig:
 class FactorNet(nn.Module):
     """Denoises images, or courses, by the number of their channels.
 
-    Images [B,1,K,h,w] of K factors, the mean first: `FactorUNet`. Courses [B,2,K,1,T] of K factors,
-    a noisy one and a Wiener filter's answer in each: `CourseUNet`. Of zeros come zeros.
+    Images [B,1,K,h,w] of K factors, the mean first: `FactorUNet`. Courses [B,3,K,1,T] of K factors,
+    a noisy one, a guess, and what of that is known in each: `CourseUNet`. Of zeros come zeros.
     """
 
     def __init__(self, config: FactorNetConfig) -> None:
@@ -50,16 +50,16 @@ class FactorNet(nn.Module):
         return self.images.stride
 
     def forward(self, noisy: Tensor, wanted: slice | None = None) -> Tensor:
-        """Denoise [B,1,K,h,w] to the same shape, or [B,2,K,1,T] to [B,1,K,1,T].
+        """Denoise [B,1,K,h,w] to the same shape, or [B,3,K,1,T] to [B,1,K,1,T].
 
         Of images those that are wanted, or all: the others stay noisy.
         """
         if noisy.shape[1] == 1:
             images: Tensor = self.images(noisy, wanted)
             return images
-        pairs = noisy.transpose(1, 2).flatten(3).flatten(0, 1)  # [B*K,2,T]
-        is_there = pairs.flatten(1).any(dim=1)
-        courses = torch.zeros_like(pairs[:, 0])
-        found = self.courses(pairs[is_there, 0], pairs[is_there, 1])
+        seen = noisy.transpose(1, 2).flatten(3).flatten(0, 1)  # [B*K,3,T]
+        is_there = seen.flatten(1).any(dim=1)
+        courses = torch.zeros_like(seen[:, 0])
+        found = self.courses(*seen[is_there].unbind(1))
         courses[is_there] = found.to(courses.dtype)
         return courses.reshape(len(noisy), 1, noisy.shape[2], 1, -1)

@@ -27,7 +27,7 @@ def recording() -> FactorRecording:
         noisy=noisy,
         target=[images - 1 for images in noisy],
         courses=[
-            np.stack([part, part + 100, part - 1]).astype(np.float32)
+            np.stack([part, part + 100, part + 50, part - 1]).astype(np.float32)
             for part in (courses[:3], courses[3:])
         ],
     )
@@ -68,11 +68,14 @@ def test_courses_come_with_their_guess_and_target_of_either_sign(
     signs, kinds = set(), set()
     for seed in range(20):
         example = recording.draw(ASK_COURSES, np.random.default_rng(seed))
-        assert example.noisy.shape == (2, 3, 1, 20)
+        assert example.noisy.shape == (3, 3, 1, 20)
         assert example.target is not None and example.target.shape == (1, 3, 1, 20)
-        noisy, guess = example.noisy
+        noisy, guess, known = example.noisy
         sign = torch.sign(noisy.mean(dim=(1, 2), keepdim=True))
-        torch.testing.assert_close(guess - noisy, 100 * sign.expand_as(noisy), rtol=0, atol=1e-4)
+        for other, apart in ((guess, 100), (known, 50)):
+            torch.testing.assert_close(
+                other - noisy, apart * sign.expand_as(noisy), rtol=0, atol=1e-4
+            )
         torch.testing.assert_close(
             noisy - example.target[0], sign.expand_as(noisy), rtol=0, atol=1e-4
         )
@@ -99,7 +102,7 @@ def test_a_recording_against_itself_has_no_other_images() -> None:
     assert sum(map(len, recording.noisy)) > len(recording.noisy)  # more than means
     for noisy, target in zip(recording.noisy, recording.target, strict=True):
         np.testing.assert_allclose(target, noisy, rtol=1e-3, atol=1e-2)
-    noisy, guess, target = recording.all_courses
+    noisy, guess, _, target = recording.all_courses
     np.testing.assert_allclose(target, noisy, rtol=1e-3, atol=1e-2)
     assert np.square(np.diff(guess)).sum() < np.square(np.diff(noisy)).sum()
 

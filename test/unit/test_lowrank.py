@@ -339,19 +339,23 @@ def test_noisy_images_are_the_recording_along_its_courses() -> None:
     np.testing.assert_allclose(result.mean(0), frames.mean(0), rtol=1e-4)
 
 
-def test_courses_are_what_the_denoiser_makes_of_them_and_of_the_wiener_filters_answer() -> None:
-    found = LowRank(noisy(cells()), CONFIG)
+def test_courses_are_what_the_denoiser_makes_of_them_and_of_what_is_guessed() -> None:
+    frames = noisy(cells() * (1 + 0.05 * np.sin(np.arange(200) / 7))[:, None, None])
+    found = LowRank(frames, CONFIG)
     asked = []
 
-    def silent(courses: np.ndarray, guess: np.ndarray) -> np.ndarray:
-        asked.append((courses, guess))
+    def silent(courses: np.ndarray, guess: np.ndarray, known: np.ndarray) -> np.ndarray:
+        asked.append((courses, guess, known))
         return np.zeros_like(courses)
 
     found.find(silent)
     assert found.num_components == 0  # nothing is left of them, only the mean is
     assert len(asked) == len(found.factors)
-    for courses, guess in asked:
-        np.testing.assert_allclose(guess, wiener(courses, CONFIG.spectrum_smoothing))
+    for courses, guess, known in asked:
+        np.testing.assert_array_equal(known, found.wide.within(courses))
+        rest = wiener(courses - known, CONFIG.spectrum_smoothing)
+        np.testing.assert_allclose(guess, known + rest)
+    assert any(known.any() for *_, known in asked)  # the whole field shines and fades
 
 
 def test_the_noise_of_the_images_is_white_and_of_unit_variance() -> None:

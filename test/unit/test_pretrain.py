@@ -452,7 +452,7 @@ def test_courses_and_images_teach_a_half_of_the_network_each(
 ) -> None:
     class Factors(Noise):
         def draw(self, ask: Ask, rng: np.random.Generator) -> Example:
-            channels = 2 if ask.patch[1] == 1 else 1
+            channels = 3 if ask.patch[1] == 1 else 1
             noisy = torch.from_numpy(rng.normal(size=(channels, *ask.patch)).astype(np.float32))
             return Example(noisy=noisy, target=noisy[:1] / 2, median=None)
 

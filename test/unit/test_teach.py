@@ -44,9 +44,9 @@ class ScaledButTheMean(Scaled):
 class Guessing(FactorDenoiser):
     """One whose network is for images alone."""
 
-    def courses(self, courses: np.ndarray, guess: np.ndarray) -> np.ndarray:
-        """The Wiener filter's answer."""
-        return as_guessed(courses, guess)
+    def courses(self, courses: np.ndarray, guess: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """The guess."""
+        return as_guessed(courses, guess, known)
 
 
 class WithoutMemory(Scaled):
