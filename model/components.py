@@ -154,12 +154,17 @@ def noise_along(footprints: np.ndarray, block: np.ndarray) -> np.ndarray:
     return np.where(deviation > CLEARLY_MORE, deviation, 1).astype(np.float32)
 
 
-def shrunk(found: Components, config: LowRankConfig) -> Factors:
-    """What no network is needed for: courses filtered, and shrunk."""
-    courses = wiener(found.courses, config.spectrum_smoothing) * (found.shrinkage * found.scale)
+def shrunk(found: Components, courses: np.ndarray) -> Factors:
+    """What no network is needed for: courses [T,K] that were filtered, shrunk."""
+    courses = courses * (found.shrinkage * found.scale)
     return Factors(
         courses=courses.astype(np.float32), footprints=found.footprints.astype(np.float32)
     )
+
+
+def filtered_and_shrunk(found: Components, config: LowRankConfig) -> Factors:
+    """Of a block that is seen by itself."""
+    return shrunk(found, wiener(found.courses, config.spectrum_smoothing))
 
 
 def smooth_in_time(block: np.ndarray, config: LowRankConfig) -> np.ndarray:

@@ -40,6 +40,7 @@ from model.components import (
     Looks,
     PrincipalComponents,
     decompose,
+    filtered_and_shrunk,
     flattened,
     noise_only,
     shrunk,
@@ -135,7 +136,7 @@ class _Sample:
         by, smoothed_by = probe
 
         def estimate(noisy: np.ndarray, found: PrincipalComponents) -> np.ndarray:
-            factors = shrunk(standing_out(noisy, found, threshold), config)
+            factors = filtered_and_shrunk(standing_out(noisy, found, threshold), config)
             return (factors.courses @ factors.footprints).reshape(noisy.shape)
 
         moved = smooth_in_space(self.smoothed + smoothed_by, sigma)
@@ -309,7 +310,7 @@ class LowRank:
 
         def decomposed(_: int) -> Factors:
             smoothed = smooth(block, one_look.sigma, self.config)
-            return shrunk(decompose(block, smoothed, one_look), self.config)
+            return filtered_and_shrunk(decompose(block, smoothed, one_look), self.config)
 
         each = WITH_THE_REST * _seconds_of(decomposed)
         if denoise_images:
@@ -477,7 +478,8 @@ class LowRank:
             corner: Corner, block: np.ndarray, found: Components
         ) -> tuple[Corner, Factors, np.ndarray]:
             if not denoise_courses:
-                return corner, shrunk(found, self.config), found.scale
+                guess, _ = self.guessed(found)
+                return corner, shrunk(found, guess), found.scale
             return corner, self.along_components(found, denoise_courses, block, corner), found.scale
 
         self.factors, scales = {}, []
