@@ -234,7 +234,7 @@ METHODS: dict[str, Method] = {
     "lowrank": Method(checkpoint="never", low_rank=LowRankConfig()),
     "lowrank_unet": Method(
         network="factor_net", checkpoint="required",
-        low_rank=LowRankConfig(other_blocks=(16, 32), teach=TeachConfig()),
+        low_rank=LowRankConfig(other_blocks=(16, 48), teach=TeachConfig()),
         takes_bf16=True,
         training_bytes_per_voxel=(6_000,),
     ),

@@ -30,7 +30,7 @@ from model.frames import Frames
 
 CELL = 8  # pixels, the least side of a cell
 MOST_CELLS = 4096  # of a field; beyond, cells are larger
-LEAST_CELLS = 16  # with fewer, the field is no wider than a block
+LEAST_CELLS = 128  # with fewer, a handful of sources would be most of the field
 SPREAD = 0.2  # of the field, over which a course is wide: what noise alone has is a third
 CLEARLY = 3.0  # deviations of its noise, by which a course has some of a wide one
 

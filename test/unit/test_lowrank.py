@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from lab.factors import as_guessed
 from lab.metrics import stsnr
-from model import components, lowrank
+from model import components, lowrank, wide_courses
 from model.budget import Budget
 from model.components import PrincipalComponents, wiener
 from model.config import LowRankConfig
@@ -339,7 +339,10 @@ def test_noisy_images_are_the_recording_along_its_courses() -> None:
     np.testing.assert_allclose(result.mean(0), frames.mean(0), rtol=1e-4)
 
 
-def test_courses_are_what_the_denoiser_makes_of_them_and_of_what_is_guessed() -> None:
+def test_courses_are_what_the_denoiser_makes_of_them_and_of_what_is_guessed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wide_courses, "LEAST_CELLS", 16)
     frames = noisy(cells() * (1 + 0.05 * np.sin(np.arange(200) / 7))[:, None, None])
     found = LowRank(frames, CONFIG)
     asked = []

@@ -9,7 +9,7 @@ from model.wide_courses import CLEARLY, WideCourses, measure_wide_courses, sums_
 CONFIG = LowRankConfig()
 
 
-def recording(num_frames: int = 300, side: int = 64, wide: float = 0.0) -> np.ndarray:
+def recording(num_frames: int = 300, side: int = 96, wide: float = 0.0) -> np.ndarray:
     """A field in noise of one deviation, whose brightness flickers by that many: [T,H,W]."""
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(num_frames, side, side))
@@ -45,13 +45,13 @@ def test_in_noise_alone_nothing_is_wide() -> None:
     assert not wide.within(courses).any()
 
 
-def test_a_field_no_wider_than_a_block_has_no_wide_courses() -> None:
-    assert measured(recording(side=24, wide=1.0)).basis.shape == (300, 0)
+def test_a_small_field_has_no_wide_courses() -> None:
+    assert measured(recording(side=80, wide=1.0)).basis.shape == (300, 0)
 
 
 def test_what_is_active_in_a_few_places_is_not_wide() -> None:
     frames = recording()
-    frames[:, 8:24, 40:56] += 3 * flicker()[:, None, None]
+    frames[:, 8:32, 40:64] += 3 * flicker()[:, None, None]
     assert measured(frames).basis.shape == (300, 0)
     frames += 0.3 * np.roll(flicker(), 100)[:, None, None]
     (course,) = measured(frames).basis.T
