@@ -42,7 +42,7 @@ def test_output_has_the_shape_of_the_input_at_every_multiple_of_the_stride(net: 
 def test_gradients_reach_every_parameter(net: nn.Module) -> None:
     net(patch_for(net)).square().sum().backward()
     if isinstance(net, FactorNet):  # its other half
-        net(torch.rand(2, 2, 3, 1, 20)).square().sum().backward()
+        net(torch.rand(2, 3, 3, 1, 20)).square().sum().backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
