@@ -8,7 +8,8 @@
     checkpoint     weights -> a fresh network               architectures
     adapt          the network learns this stack            blindspot, odd_even, patches, judge
     factor_denoiser factors through their network
-    lowrank        the whole stack as a sum of factors      background, frames
+    lowrank        the whole stack as a sum of factors      components, wide_courses, basis,
+                                                            background, frames
     inference      overlapping windows -> blended frames    tiling, blending
     result_writer  frames -> file, page by page
 

@@ -42,6 +42,19 @@ class PrincipalComponents:
         return singular, vectors
 
 
+def greatest_beside(
+    noise: np.ndarray, principal: PrincipalComponents, threshold: float, sigma: float = 0.0
+) -> float:
+    """The greatest singular value of noise [t,h,w], blurred by `sigma` pixels.
+
+    Beside the components above `threshold`, for the differences that the noise was taken from have
+    strong fast signals in them, too.
+    """
+    _, known = principal.above(threshold)
+    rest = smooth_in_space(without(noise, known), sigma)
+    return float(PrincipalComponents(flattened(rest)).singular[0])
+
+
 def wiener(courses: np.ndarray, smoothing: float) -> np.ndarray:
     """Courses [T,K] in noise of variance 1, filtered by what their own spectra show above it."""
     num_frames = len(courses)

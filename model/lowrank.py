@@ -42,6 +42,7 @@ from model.components import (
     decompose,
     filtered_and_shrunk,
     flattened,
+    greatest_beside,
     noise_only,
     shrunk,
     smooth,
@@ -49,7 +50,6 @@ from model.components import (
     smooth_in_time,
     standing_out,
     wiener,
-    without,
 )
 from model.config import LowRankConfig
 from model.doubts import doubts_about_time, doubts_about_units
@@ -113,13 +113,8 @@ class _Sample:
     def greatest_of_noise(
         self, principal: PrincipalComponents, threshold: float, sigma: float
     ) -> float:
-        """The noise's greatest singular value beside the components above `threshold`.
-
-        For the differences that the noise was taken from have strong fast signals in them, too.
-        """
-        _, known = principal.above(threshold)
-        rest = smooth_in_space(without(self.smoothed_noise, known), sigma)
-        return float(PrincipalComponents(flattened(rest)).singular[0])
+        """The noise's greatest singular value beside the components above `threshold`."""
+        return greatest_beside(self.smoothed_noise, principal, threshold, sigma)
 
     def risk(
         self,

@@ -19,11 +19,11 @@ from model.basis import orthonormal_courses
 from model.components import (
     PrincipalComponents,
     flattened,
+    greatest_beside,
     noise_along,
     noise_only,
     smooth_in_time,
     wiener,
-    without,
 )
 from model.config import LowRankConfig
 from model.frames import Frames
@@ -57,9 +57,10 @@ def measure_wide_courses(
     frames: Frames, background: Background, config: LowRankConfig, seed: int
 ) -> WideCourses:
     """Those of a stack [T,H,W] that stand above the noise of its cells."""
-    cells = sums_over_cells(frames, background)
-    if cells.shape[1] * cells.shape[2] < LEAST_CELLS:
+    _, rows, columns = _cells_in(frames)
+    if rows * columns < LEAST_CELLS:
         return no_wide_courses(len(frames))
+    cells = sums_over_cells(frames, background)
     found = _above_noise(cells, config, np.random.default_rng(seed))
     denoised = wiener(found, config.spectrum_smoothing)
     return WideCourses(basis=orthonormal_courses(denoised)[:, 1:])
@@ -67,16 +68,21 @@ def measure_wide_courses(
 
 def sums_over_cells(frames: Frames, background: Background) -> np.ndarray:
     """A standardised stack in cells [T,h,w] float32, whose noise has variance 1 as the pixels'."""
-    num_frames, height, width = frames.shape
-    cell = max(CELL, math.ceil(math.sqrt(height * width / MOST_CELLS)))
-    rows, columns = height // cell, width // cell
+    cell, rows, columns = _cells_in(frames)
     inner = slice(0, rows * cell), slice(0, columns * cell)
     mean, scale = background.mean[inner], background.deviation[inner] * cell
-    cells = np.empty((num_frames, rows, columns), np.float32)
+    cells = np.empty((len(frames), rows, columns), np.float32)
     for number, frame in enumerate(frames):
         values = (frame[inner] - mean) / scale
         cells[number] = values.reshape(rows, cell, columns, cell).sum((1, 3))
     return cells
+
+
+def _cells_in(frames: Frames) -> tuple[int, int, int]:
+    """Side of a cell in pixels, and how many there are down and across a field."""
+    height, width = frames.shape[1:]
+    cell = max(CELL, math.ceil(math.sqrt(height * width / MOST_CELLS)))
+    return cell, height // cell, width // cell
 
 
 def _above_noise(cells: np.ndarray, config: LowRankConfig, rng: np.random.Generator) -> np.ndarray:
@@ -85,9 +91,7 @@ def _above_noise(cells: np.ndarray, config: LowRankConfig, rng: np.random.Genera
     principal = PrincipalComponents(flattened(smooth_in_time(cells, config)))
     threshold = math.inf
     for _ in range(config.threshold_rounds):
-        _, known = principal.above(threshold)
-        greatest = PrincipalComponents(flattened(without(noise, known))).singular[0]
-        threshold = config.wider_margin * float(greatest)
+        threshold = config.wider_margin * greatest_beside(noise, principal, threshold)
     _, footprints = principal.above(threshold)
     footprints = footprints[:, spread(footprints) >= SPREAD]
     scale = noise_along(footprints.T.numpy(), cells)
