@@ -58,13 +58,11 @@ class FactorRecording:
         others = 1 + rng.permutation(len(self.noisy[block]) - 1)[: ask.patch[0] - 1]
         chosen = np.concatenate([[0], others])
         signs = np.where(chosen > 0, rng.choice([-1.0, 1.0], len(chosen)), 1.0)
-        turn, is_flipped = draw_orientation(ask.patch, rng)
+        way = draw_orientation(ask.patch, rng)
 
         def drawn(images: np.ndarray) -> Tensor:
-            values = np.rot90(images[chosen] * signs[:, None, None], turn, (1, 2))
-            values = values[:, :, ::-1] if is_flipped else values
             padded = np.zeros(ask.patch, np.float32)
-            padded[: len(chosen)] = values
+            padded[: len(chosen)] = way.seen(images[chosen] * signs[:, None, None])
             return torch.from_numpy(padded)[None]
 
         return Example(

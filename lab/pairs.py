@@ -42,13 +42,11 @@ class PairRecording:
             for length, side in zip(self.noisy.shape, patch, strict=True)
         )
         own = own_sides(self.noisy.shape, patch)
-        turn, is_flipped = draw_orientation(patch, rng)
+        way = draw_orientation(patch, rng)
 
         def cut(frames: np.ndarray) -> Tensor:
             values = torch.from_numpy(self.scale.apply(cut_patch(frames, (t, h, w), own)))
-            values = mirrored(values, patch).rot90(turn, (1, 2))
-            values = values.flip(2) if is_flipped else values
-            return values.contiguous()[None]
+            return torch.from_numpy(way.seen(mirrored(values, patch).numpy()))[None]
 
         return Example(noisy=cut(self.noisy), target=cut(self.clean), median=None)
 

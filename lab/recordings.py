@@ -22,6 +22,7 @@ from lab.recipes import Sides
 from lab.simulate import random_movie
 from model.config import METHODS
 from model.normalise import IntensityScale, fit_scale, temporal_median
+from model.orientation import Orientation
 from model.patches import own_sides, sample_patches
 from model.stack import StackError
 from model.stack_io import find_stacks, read_stack
@@ -91,10 +92,10 @@ def method_scale(method: str, frames: np.ndarray) -> IntensityScale:
     return fit_scale(frames, percentiles.low_percentile, percentiles.high_percentile)
 
 
-def draw_orientation(patch: Sides, rng: np.random.Generator) -> tuple[int, bool]:
-    """Quarter turns in the plane, and whether to mirror."""
+def draw_orientation(patch: Sides, rng: np.random.Generator) -> Orientation:
+    """Of patches in the plane: one of eight, or four where they are not square."""
     turns = [0, 1, 2, 3] if patch[1] == patch[2] else [0, 2]
-    return int(rng.choice(turns)), bool(rng.integers(2))
+    return Orientation(quarter_turns=int(rng.choice(turns)), is_mirrored=bool(rng.integers(2)))
 
 
 def _generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
@@ -137,11 +138,12 @@ class SimulatedRecording:
             int(rng.integers(side - size + 1))
             for side, size in zip(self.clean.shape, patch, strict=True)
         )
-        turn, is_flipped = draw_orientation(patch, rng)
+        way = draw_orientation(patch, rng)
 
         def oriented(values: Tensor) -> Tensor:
-            values = values[..., h : h + patch[1], w : w + patch[2]].rot90(turn, (-2, -1))
-            return values.flip(-1) if is_flipped else values
+            values = values[..., h : h + patch[1], w : w + patch[2]]
+            values = values.rot90(way.quarter_turns, (-2, -1))
+            return values.flip(-1) if way.is_mirrored else values
 
         # turned before the noise, whose bleed and line noise keep to the lines
         clean = oriented(self.clean[t : t + patch[0]])

@@ -75,6 +75,16 @@ class Components:
     footprints: np.ndarray  # [K,h*w] orthonormal
     shrinkage: np.ndarray  # [K] of the courses, as little as noise has strengthened them
 
+    def with_signs(self, rng: np.random.Generator) -> Components:
+        """The same of random signs, which no component has by itself.
+
+        What a network makes of one sign and of the other averages out over blocks then.
+        """
+        signs = rng.choice(np.array([-1, 1], np.float32), len(self.scale))
+        return replace(
+            self, courses=self.courses * signs, footprints=self.footprints * signs[:, None]
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:

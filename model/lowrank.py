@@ -56,6 +56,7 @@ from model.doubts import doubts_about_time, doubts_about_units
 from model.frames import ChosenFrames, Frames
 from model.memory import available_bytes
 from model.motion import measure_motion
+from model.orientation import Orientation
 from model.parallel import in_parallel, workers
 from model.progress import Progress
 from model.tiling import AxisPlan, plan_axis
@@ -445,7 +446,9 @@ class LowRank:
         columns = self.block_at(row, column)[1]
         block = np.ascontiguousarray(band[:, :, columns])
         seen = np.ascontiguousarray(smoothed[:, :, columns])
-        return work((row, column), block, decompose(block, seen, self.looks))
+        rng = np.random.default_rng([self._seed, self.config.block, row, column])
+        found = decompose(block, seen, self.looks).with_signs(rng)
+        return work((row, column), block, found)
 
     def _smoothed_part(self, band: np.ndarray, first: int) -> np.ndarray:
         """A block's width of a smoothed band [T,h,W], from column `first` on."""
@@ -523,7 +526,7 @@ class LowRank:
         that share alone which the estimated error is least with: tissue unlike any it has seen
         keeps its detail. The share, from 0 to 1. (Not so the other images, whose noise is not quite
         independent of the courses: the estimate fails there.) `denoise_mean` gives what it makes of
-        the mean, should that take less time.
+        the mean, should that take less time. Every block is looked at in an orientation of its own.
         """
         noisy = {corner: factors.footprints for corner, factors in self.factors.items()}
         scale = self._image_scale
@@ -532,27 +535,28 @@ class LowRank:
         def as_bright(mean: np.ndarray, noisy_mean: np.ndarray) -> np.ndarray:
             return mean + (noisy_mean - mean).mean()
 
-        def denoised(images: np.ndarray) -> np.ndarray:
-            found = scale * denoiser(images / scale)
+        def denoised(images: np.ndarray, way: Orientation) -> np.ndarray:
+            found = scale * way.undone(denoiser(way.seen(images / scale)))
             found[0] = as_bright(found[0], images[0])
             return found
 
-        def mean_of(images: np.ndarray) -> np.ndarray:
-            seen = images / scale
+        def mean_of(images: np.ndarray, way: Orientation) -> np.ndarray:
+            seen = way.seen(images / scale)
             mean = denoise_mean(seen) if denoise_mean else denoiser(seen)[0]
-            return as_bright(scale * mean, images[0])
+            return as_bright(scale * way.undone(mean), images[0])
 
         def of_block(number: int, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             """What becomes of a block, and what tells of its mean: weight, change, divergence."""
+            rng = np.random.default_rng([self._seed, number])
+            way = Orientation.drawn(rng)
             images = flat.reshape(-1, self.config.block, self.config.block)
-            result = denoised(images)
+            result = denoised(images, way)
             if number % every:
                 return result.reshape(flat.shape), np.zeros(3)
-            rng = np.random.default_rng([self._seed, number])
             signs = rng.choice(np.array([-1, 1], np.float32), images.shape[1:])
             moved = images.copy()
             moved[0] += self.config.probe * signs
-            follows = signs * (mean_of(moved) - result[0]) / self.config.probe
+            follows = signs * (mean_of(moved, way) - result[0]) / self.config.probe
             change = np.square(result[0] - images[0]).mean()
             return result.reshape(flat.shape), np.array([1.0, change, follows.mean()])
 

@@ -29,6 +29,7 @@ from model.config import Precision, TeachConfig
 from model.device import Device, in_precision
 from model.factor_denoiser import FactorDenoiser
 from model.lowrank import Corner, DenoiseCourses, LowRank, image_scale
+from model.orientation import Orientation
 from model.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -205,13 +206,12 @@ def _drawn(pair: Pair, most: int, rng: np.random.Generator) -> tuple[np.ndarray,
     """Some images of a pair beside the mean, of either sign, turned and mirrored."""
     chosen = np.concatenate([[0], 1 + rng.permutation(len(pair.seen) - 1)[:most]])
     signs = np.where(chosen > 0, rng.choice([-1.0, 1.0], len(chosen)), 1.0)[:, None, None]
-    turn, is_flipped = int(rng.integers(4)), bool(rng.integers(2))
+    way = Orientation.drawn(rng)
 
-    def oriented(images: np.ndarray) -> np.ndarray:
-        images = np.rot90(images[chosen] * signs, turn, (1, 2))
-        return np.ascontiguousarray(images[:, :, ::-1] if is_flipped else images, np.float32)
+    def drawn(images: np.ndarray) -> np.ndarray:
+        return way.seen((images[chosen] * signs).astype(np.float32))
 
-    return oriented(pair.seen), oriented(pair.other)
+    return drawn(pair.seen), drawn(pair.other)
 
 
 def _difference(net: nn.Module, seen: np.ndarray, other: np.ndarray, device: Device) -> Tensor:

@@ -14,7 +14,7 @@ from lab.factors import as_guessed
 from lab.metrics import stsnr
 from model import components, lowrank, wide_courses
 from model.budget import Budget
-from model.components import PrincipalComponents, wiener
+from model.components import Components, PrincipalComponents, wiener
 from model.config import LowRankConfig
 from model.lowrank import MIN_FRAMES, LowRank, LowRankError
 
@@ -381,6 +381,42 @@ def test_what_is_made_of_the_images_is_rendered() -> None:
     mean = before.mean(0)
     after = np.concatenate(list(found.render()))
     np.testing.assert_allclose(after - mean, 2 * (before - mean), atol=1e-2)
+
+
+def test_blocks_are_looked_at_in_different_orientations() -> None:
+    """What a denoiser does to one side of the images, it does to all of them by turns."""
+    found = with_noisy_images(noisy(cells()))
+
+    def without_top(images: np.ndarray) -> np.ndarray:
+        images = images.copy()
+        images[1:, :8] = 0
+        return images
+
+    found.denoise_images(without_top)
+    sides = {
+        "top": np.s_[:, :8], "bottom": np.s_[:, 8:],
+        "left": np.s_[:, :, :8], "right": np.s_[:, :, 8:],
+    }  # fmt: skip
+    blocks = [factors.footprints[1:].reshape(-1, 16, 16) for factors in found.factors.values()]
+    lacking = {
+        name
+        for images in blocks
+        for name, side in sides.items()
+        if images.any() and not images[side].any()
+    }
+    assert len(lacking) > 2
+
+
+def test_components_have_signs_of_their_own_and_the_same_product() -> None:
+    rng = np.random.default_rng(0)
+    courses, footprints = rng.standard_normal((50, 9)), rng.standard_normal((9, 36))
+    found = Components(
+        courses=courses, scale=np.ones(9), footprints=footprints, shrinkage=np.ones(9)
+    )
+    signed = found.with_signs(rng)
+    np.testing.assert_allclose(signed.courses @ signed.footprints, courses @ footprints)
+    signs = np.sign(signed.footprints[:, 0] * footprints[:, 0])
+    assert set(signs) == {-1.0, 1.0}
 
 
 def blurred(images: np.ndarray) -> np.ndarray:
