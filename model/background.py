@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ from scipy import ndimage
 
 from model.frames import Frames
 
-NOISE_SIGMA = 2.0  # pixels over which the noise's variance is averaged
+NOISE_SIGMA = 2.0  # pixels over which the noise's variance is averaged, at least, and
+FEWEST_FRAMES = 16  # with fewer, nothing is taken for slow from one to the next
+LEAST_SAMPLES = 64.0  # changes in a square of so many pixels: of few frames it is averaged wider
 HOLE = np.ones((5, 5))  # still pixels that fit in no such square lie among changing ones
 LEAST_NOISE = 0.01  # of a pixel that has some, over the usual
 SPIKE = 1e4  # a change squared, over the usual one, that is no noise of the microscope's
@@ -46,10 +49,13 @@ class Background:
 
 
 def measure_background(frames: Frames) -> Background:
-    """Mean and noise of a stack [T,H,W], T > 1, the noise from differences of neighbouring frames.
+    """Mean and noise of a stack [T,H,W], the noise from differences of neighbouring frames.
 
-    Half the squared difference has the noise's variance wherever nothing moves that fast.
+    Half the squared difference has the noise's variance wherever nothing moves that fast. Few
+    frames may be far apart in time, and a single one has no neighbour: there only what differs
+    from pixel to pixel counts, in their differences or in that frame.
     """
+    is_short = len(frames) < FEWEST_FRAMES
     num_frames = len(frames)
     some = tuple(slice(None, None, max(1, side // SPIKE_SAMPLES)) for side in frames.shape[1:])
     total = np.zeros(frames.shape[1:])
@@ -60,7 +66,7 @@ def measure_background(frames: Frames) -> Background:
         frame = frame.astype(np.float64)
         total += frame
         if before is not None:
-            change = np.square(frame - before)
+            change = _white_in(frame - before) if is_short else np.square(frame - before)
             squares += change
             usual = float(np.median(change[some]))
             is_spike = change > SPIKE * usual
@@ -70,12 +76,15 @@ def measure_background(frames: Frames) -> Background:
         before = frame
     if num_spikes <= SPIKES * squares.size * num_frames:
         squares -= spikes
-    variance = ndimage.gaussian_filter(squares / (2 * (num_frames - 1)), NOISE_SIGMA)
+    num_changes = max(1, num_frames - 1)
+    squares = squares / (2 * num_changes) if num_frames > 1 else _white_in(total)
+    sigma = max(NOISE_SIGMA, math.sqrt(LEAST_SAMPLES / num_changes))
+    variance = ndimage.gaussian_filter(squares, sigma)
     changes = squares > 0
     if not changes.all():  # an empty border must not count as quiet in the average beside it
         # but pixels of few photons, that happen to be still among others, do
         changes |= ndimage.binary_closing(np.pad(changes, 9, "symmetric"), HOLE)[9:-9, 9:-9]
-        weight = ndimage.gaussian_filter(changes.astype(np.float64), NOISE_SIGMA)
+        weight = ndimage.gaussian_filter(changes.astype(np.float64), sigma)
         variance = np.where(weight > LEAST_WEIGHT, variance / np.maximum(weight, LEAST_WEIGHT), 0)
     variance = np.maximum(variance, 1e-6 * (float(variance.mean()) or 1.0))
     deviation = np.sqrt(variance)
@@ -85,6 +94,19 @@ def measure_background(frames: Frames) -> Background:
         deviation=deviation,
         has_noise=has_noise if has_noise.any() else np.ones_like(has_noise),
     )
+
+
+def _white_in(frame: np.ndarray) -> np.ndarray:
+    """What every pixel of a frame [H,W] tells of the variance of white noise in it: [H,W].
+
+    By the pixels below, beside and across: what rises steadily in any direction has none of it.
+    """
+    change = frame
+    for axis, side in enumerate(frame.shape):
+        if side > 1:
+            change = np.diff(change, axis=axis) / math.sqrt(2)
+    lacking = [(0, side - left) for side, left in zip(frame.shape, change.shape, strict=True)]
+    return np.pad(np.square(change), lacking, "edge")
 
 
 def blurred_mean(background: Background, num_frames: int, sigmas: Sequence[float]) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from model.background import FEWEST_FRAMES
 from model.config import LowRankConfig
 
 TRUNCATE = 3.0  # deviations, where a Gaussian ends
@@ -162,9 +163,11 @@ def noise_along(footprints: np.ndarray, block: np.ndarray) -> np.ndarray:
 
     More where neighbouring pixels have noise in common. Measured beside what the block is known to
     hold, along the same footprints in another place: that of their own courses has signals in it.
-    1 too where a footprint is so wide that there is no other place.
+    1 too where a footprint is so wide that there is no other place, and of few frames.
     """
-    _, height, width = block.shape
+    num_frames, height, width = block.shape
+    if num_frames < FEWEST_FRAMES:
+        return np.ones(len(footprints), np.float32)
     known = torch.from_numpy(footprints.T)
     images = footprints.reshape(-1, height, width)
     elsewhere = np.roll(images, (height // 2, width // 2), (1, 2)).reshape(footprints.shape).T
@@ -212,8 +215,11 @@ def smooth(block: np.ndarray, sigma: float, config: LowRankConfig) -> np.ndarray
 def noise_only(block: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A block [T,h,w] of noise alone: differences of neighbouring frames in a random order.
 
-    With the noise's own correlations within a frame, which a formula would not know.
+    With the noise's own correlations within a frame, which a formula would not know. Of few frames
+    drawn anew: signals may be in most of their differences.
     """
+    if len(block) < FEWEST_FRAMES:
+        return rng.standard_normal(block.shape, np.float32)
     pairs = [(block[first + 1 :: 2][:n] - block[first::2][:n]) / math.sqrt(2)
              for first, n in ((0, len(block) // 2), (1, (len(block) - 1) // 2))]  # fmt: skip
     noise = np.concatenate(pairs)

@@ -122,9 +122,9 @@ class LowRankConfig:
     block: int = 24  # about two cells wide
     other_blocks: tuple[int, ...] = ()  # sizes of which the mean is taken, where time allows
     overlaps: tuple[float, ...] = (0.5, 0.25, 0.125)  # the smaller ones where time is too short
-    time_sigma: float = 4.0  # components are looked for after this blur,
+    time_sigma: float = 4.0  # components are looked for after this blur, a quarter of T at most,
     space_sigmas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4)  # and one of these
-    mean_sigmas: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
+    mean_sigmas: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.6, 2.0, 2.5)
     spectrum_smoothing: float = 4.0  # frequencies over which a course's spectrum is averaged
     threshold_margin: float = 1.02  # over the greatest component of noise alone,
     threshold_rounds: int = 2  # measured so often, each time with less of the signals in it

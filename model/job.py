@@ -7,7 +7,6 @@ import math
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from model.device import (
     inference_precision,
     pick_device,
 )
-from model.lowrank import MIN_FRAMES
 from model.pipeline import Denoiser
 from model.progress import clock_text
 from model.report import JobRecord, StackRecord
@@ -37,7 +35,7 @@ from model.result_writer import (
     remove_stray_temporaries,
     write_failures_named,
 )
-from model.resume import code_sum, file_sum, finished_before
+from model.resume import code_sum, finished_before
 from model.stack import StackError
 from model.stack_io import StackPaths, find_stacks, is_platform_layout, peek_shape
 from model.together import recordings
@@ -145,7 +143,6 @@ class Job:
         """`started` is the moment on the monotonic clock from which the time limit counts."""
         self.config = config
         self._record_lock = threading.Lock()
-        self._denoiser_of_short: Denoiser | None = None
         self.stacks = _find(config)
         limit = config.time_limit
         if limit is None:
@@ -221,37 +218,6 @@ class Job:
             stretches=config.stretch_16bit,
         )
 
-    def _denoiser_for(self, num_frames: int, stack: StackRecord) -> Denoiser:
-        """The job's, but for stacks that are too short for what "auto" has chosen.
-
-        StackError where the weights for these cannot be used: others do without.
-        """
-        stack.method = self.record.method
-        if not self._folders_of_short or not 0 < num_frames < MIN_FRAMES:
-            return self.denoiser
-        stack.method = AUTO[1]
-        logger.info("  %d frames are too few for %s", num_frames, self.record.method)
-        if self._denoiser_of_short is None:
-            try:
-                _, denoiser = self._denoiser(AUTO[1], self._folders_of_short)
-                if denoiser.checkpoint and not self.device.is_cuda:
-                    # hours of adaptation, for which nobody asked
-                    logger.info("  without a GPU its checkpoint is used as it is")
-                    denoiser = replace(denoiser, steps=0)
-                self._denoiser_of_short = denoiser
-            except CheckpointError as error:
-                name = Path(stack.file).name
-                raise StackError(
-                    f"{name}: {num_frames} frames are too few for {self.record.method}, and {error}"
-                ) from error
-        return self._denoiser_of_short
-
-    @property
-    def _folders_of_short(self) -> list[Path]:
-        """Where weights for stacks too short for the job's method are; none where it takes all."""
-        has_other = self.config.method == "auto" and METHODS[self.record.method].low_rank
-        return [*self.folders, SHIPPED_WEIGHTS] if has_other else []
-
     def run(self) -> list[str]:
         """Denoise every stack; the error messages of those that failed."""
         logger.info(
@@ -271,33 +237,35 @@ class Job:
                 logger.info("  already there, of the same recording and settings: left as it is")
         for number, group in enumerate(todo):
             share = self.budget.share(voxels[number], sum(voxels[number:]))
-            num_frames = sum(shapes[paths.source][0] for paths in group)
-            failures += self._run_group(group, num_frames, share)
+            failures += self._run_group(group, share)
         logger.info("%d of %d stacks written", len(self.stacks) - len(failures), len(self.stacks))
         return failures
 
-    def _run_group(self, group: list[StackPaths], num_frames: int, share: Budget) -> list[str]:
+    def _run_group(self, group: list[StackPaths], share: Budget) -> list[str]:
         """Denoise the stacks of one recording, mostly one; the errors of those that failed."""
         failures = []
         recording = problem = None
         for paths in group:
             number = 1 + self.stacks.index(paths)
             logger.info("[%d/%d] %s", number, len(self.stacks), paths.source.name)
-            stack = StackRecord(file=str(paths.source), time_limit=self.record.time_limit)
+            stack = StackRecord(
+                file=str(paths.source),
+                method=self.record.method,
+                time_limit=self.record.time_limit,
+            )
             self.record.stacks.append(stack)
             begin = time.monotonic()
             try:
                 if problem:
                     raise problem
-                denoiser = self._denoiser_for(num_frames, stack)
                 if len(group) > 1 and not recording:
                     logger.info("  one recording in %d files", len(group))
                     try:
-                        recording = denoiser.join(group, share, stack)
+                        recording = self.denoiser.join(group, share, stack)
                     except StackError as error:
                         problem = error
                         raise
-                denoiser.denoise(paths, share, stack, recording)
+                self.denoiser.denoise(paths, share, stack, recording)
             except StackError as error:
                 stack.error = str(error)
                 failures.append(stack.error)
@@ -324,15 +292,6 @@ class Job:
             "normalise_together": config.normalise_together,
         }
 
-    def _checkpoint_sums(self) -> dict[str, str | None]:
-        """Of every method that a stack of this job may be denoised by."""
-        sums = {self.record.method: self.record.checkpoint_sha256}
-        if folders := self._folders_of_short:
-            with suppress(CheckpointError, OSError):  # said when there is a stack that wants it
-                path = find_checkpoint(AUTO[1], folders)
-                sums[AUTO[1]] = file_sum(path) if path else None
-        return sums
-
     def _take_over(self) -> set[Path]:
         """The stacks that an earlier job finished; they stand in the record before all others.
 
@@ -344,7 +303,6 @@ class Job:
             self.config.output_dir,
             self.stacks,
             self.record.settings,
-            self._checkpoint_sums(),
             self.record.time_limit,
         )
         for group in self._groups:  # of a recording in several files, all or none

@@ -64,7 +64,7 @@ from model.wide_courses import measure_wide_courses
 
 logger = logging.getLogger(__name__)
 
-MIN_FRAMES = 16  # fewer have neither a mean worth the name nor courses
+NO_LOOK = Looks(sigma=0.0, threshold=math.inf, wider_sigma=0.0, wider_threshold=math.inf)
 FRAMES_AT_A_TIME = 64  # rendered; fewer where they would have more voxels than
 VOXELS_AT_A_TIME = 2**25
 SAMPLE_BYTES = 2**30  # of sampled blocks, their noise not counted: long recordings have fewer
@@ -216,16 +216,13 @@ class LowRank:
         budget: Budget | None = None,
         denoise_images: DenoiseImages | None = None,
     ) -> None:
-        """Measure a stack [T,H,W] of any real dtype; LowRankError where it is too short.
+        """Measure a stack [T,H,W] of any real dtype.
 
         Blocks overlap as far as fits into the budget, with the time that `denoise_images` will take
         where there is such a network; it is passed where not even the least overlap does.
         """
-        if len(frames) < MIN_FRAMES:
-            raise LowRankError(
-                f"{len(frames)} frames are too few for the low-rank method: at least {MIN_FRAMES} "
-                "are needed; choose another --method"
-            )
+        # of few frames a longer blur would leave one
+        config = replace(config, time_sigma=min(config.time_sigma, len(frames) / 4))
         self.frames, self.config = frames, config
         self._seed, self._rng = seed, np.random.default_rng(seed)
         self._overlap_by(config.overlaps[0])
@@ -245,6 +242,7 @@ class LowRank:
         # whether the recording is what it should be
         deviation = float(np.median(self.background.deviation[self.background.has_noise]))
         self.doubts = doubts_about_units(deviation, next(iter(frames)).dtype)
+        self._usual_components = 0.0
         self.looks = self._choose()
         overlaps = self._overlaps_in_memory()
         self._overlap_by(overlaps[0])
@@ -340,12 +338,14 @@ class LowRank:
 
     def _look_anew(self) -> None:
         """Measure what noise alone would reach, with the blur that was chosen before."""
+        self.factors = {}
+        if len(self.frames) == 1:
+            return
         self._rng = np.random.default_rng(self._seed)
         samples, sigma = self._samples(), self.looks.sigma
         principal = _principal(samples, sigma)
         threshold = _threshold(samples, principal, sigma, self.config)
         self.looks = _looks(samples, principal, threshold, sigma, self.config)
-        self.factors = {}
 
     def block_at(self, row: int, column: int) -> tuple[slice, slice]:
         """Rows and columns of the block that starts there, in positions of the padded axes."""
@@ -399,6 +399,8 @@ class LowRank:
     def _choose(self) -> Looks:
         """With the spatial scale of least estimated risk on some blocks."""
         config = self.config
+        if len(self.frames) == 1:
+            return NO_LOOK
         samples = self._samples()
         self.doubts += doubts_about_time([sample.block for sample in samples])
         probes = self._probes(samples)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import fft, ndimage
 
-from model.background import Background
+from model.background import FEWEST_FRAMES, Background
 from model.config import MotionConfig
 from model.frames import Frames
 from model.memory import available_bytes
@@ -223,8 +223,8 @@ def measure_motion(
     Both halves of the pixels must tell of the same: what cells do moves nothing else. `keep` is a
     Wiener filter. Where memory is too short for aligned frames, it says so.
     """
-    if min(frames.shape[1:]) < config.least_side:
-        return None
+    if len(frames) < FEWEST_FRAMES or min(frames.shape[1:]) < config.least_side:
+        return None  # a cell that is active in most of a few frames would be motion
     try:
         tracker = _Tracker(background.mean, background, config)
     except np.linalg.LinAlgError:

@@ -37,7 +37,7 @@ from model.inference import (
     infer,
     seconds_per_window,
 )
-from model.lowrank import MIN_FRAMES, LowRank, LowRankError
+from model.lowrank import LowRank, LowRankError
 from model.mean_image import with_mean_of
 from model.normalise import IntensityScale, fit_scale
 from model.picture import Picture
@@ -266,7 +266,7 @@ class Denoiser:
     ) -> Render:
         """A recording [T,H,W] by its factors, which are denoised where there is a network."""
         with record.timed("screen"):
-            screening = screen(frames, MIN_FRAMES)
+            screening = screen(frames)
         record.frames_apart, record.frames_repeated = screening.num_apart, screening.num_repeated
         if screening.num_apart:
             logger.warning(

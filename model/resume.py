@@ -79,26 +79,19 @@ def finished_before(
     folder: Path,
     stacks: Sequence[StackPaths],
     settings: Mapping[str, Any],
-    checkpoint_sums: Mapping[str, str | None],
     time_limit: float | None,
 ) -> dict[Path, StackRecord]:
     """Records, by source, of the stacks whose results an earlier job left whole in `folder`.
 
-    Only those made of the same bytes with the same settings, by a method with the same checkpoint
-    (`checkpoint_sums`; by another method none). What a time limit had shortened counts under the
-    same limit alone.
+    Only those made of the same bytes with the same settings. What a time limit had shortened counts
+    under the same limit alone.
     """
     known = {field.name for field in fields(StackRecord)}
     of_source = {str(paths.source): paths for paths in stacks}
     found: dict[Path, StackRecord] = {}
     for entry in _earlier_stacks(folder, of_source.keys(), settings):
         record = StackRecord(**{key: entry[key] for key in known & entry.keys()})
-        paths, method = of_source[record.file], record.method or ""
-        if (
-            paths.source not in found
-            and method in checkpoint_sums
-            and record.checkpoint_sha256 == checkpoint_sums[method]
-            and _is_still_right(record, paths, time_limit)
-        ):
+        paths = of_source[record.file]
+        if paths.source not in found and _is_still_right(record, paths, time_limit):
             found[paths.source] = record
     return {paths.source: found[paths.source] for paths in stacks if paths.source in found}

@@ -26,6 +26,7 @@ STEADY = 1.7  # times that the variance of the next frame mostly is, at most, wh
 FLASH_FRAMES = 3  # which a flash lasts at most
 FLASH_DEVIATIONS = 20.0  # of the usual change in a frame's brightness, that a flash begins with,
 FLASH_LIGHT = 3.0  # of a voxel's noise, and of the contrast in a frame: more than tissue gives
+MIN_FRAMES = 16  # of fewer nobody can tell what is usual
 BLUR = 2.0  # pixels, of what stands apart
 
 
@@ -78,12 +79,12 @@ class Screening:
             yield result[None]
 
 
-def screen(frames: Frames, min_frames: int) -> Screening:
+def screen(frames: Frames) -> Screening:
     """Look at every frame of a stack [T,H,W] once.
 
-    Where fewer than `min_frames` would be kept, all are.
+    Where fewer than MIN_FRAMES would be kept, all are.
     """
-    if len(frames) < min_frames:
+    if len(frames) < MIN_FRAMES:
         return Screening(source=np.arange(len(frames)), kept=np.ones(len(frames), bool))
     brightness, contrast, change = _measured(frames)
     # an empty frame may be like the one before by chance, where photons are few
@@ -97,7 +98,7 @@ def screen(frames: Frames, min_frames: int) -> Screening:
     is_apart = is_apart[first]  # the same frame, the same reason
     kept = ~is_apart & ~is_repeated
     source = np.where(is_apart, -1, np.cumsum(kept) - 1)
-    if kept.sum() < min_frames:
+    if kept.sum() < MIN_FRAMES:
         source, kept = np.arange(len(kept)), np.ones_like(kept)
     return Screening(source=source, kept=kept)
 

@@ -153,8 +153,10 @@ def test_another_version_of_the_program_makes_all_anew(place: Place) -> None:
 
 def test_what_another_checkpoint_denoised_is_made_anew(place: Place) -> None:
     with place.changed_record() as record:
-        record["stacks"][1]["checkpoint_sha256"] = "of an earlier one"
-    assert place.run().made == {Path(record["stacks"][1]["file"]).name}
+        record["settings"]["checkpoint"] = "of an earlier one"
+    again = place.run()
+    assert again.made == set(NAMES)
+    assert "made anew, as checkpoint changed" in again.stdout
 
 
 def test_a_new_recording_is_all_that_is_done(place: Place) -> None:

@@ -37,6 +37,27 @@ def test_what_rises_slowly_is_no_noise() -> None:
     np.testing.assert_allclose(background.mean, frames.mean(axis=0))
 
 
+def test_the_noise_of_a_single_frame_is_told_by_its_pixels() -> None:
+    rows, columns = np.mgrid[:64, :48]
+    tissue = 500 + 20 * rows - 10 * columns + 100 * np.sin(rows / 6)
+    frame = tissue + np.random.default_rng(0).normal(0, 30, tissue.shape)
+    background = measure_background(frame[None])
+    np.testing.assert_array_equal(background.mean, frame)
+    np.testing.assert_allclose(background.deviation, 30, rtol=0.15)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 50), (1, 50, 1), (1, 1, 1)])
+def test_a_single_line_has_noise_to_divide_by_too(shape: tuple[int, int, int]) -> None:
+    background = measure_background(np.random.default_rng(0).normal(500, 30, shape))
+    assert (background.deviation > 0).all() and np.isfinite(background.deviation).all()
+
+
+@pytest.mark.parametrize("num_frames", [2, 4, 9])
+def test_of_few_frames_the_noise_is_averaged_wider(num_frames: int) -> None:
+    frames = np.random.default_rng(0).normal(500, 30, (num_frames, 64, 64))
+    assert measure_background(frames).deviation.std() < 30 * 0.08
+
+
 def test_a_constant_stack_has_some_noise_to_divide_by() -> None:
     assert (measure_background(np.full((3, 8, 8), 7)).deviation > 0).all()
 

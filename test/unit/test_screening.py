@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from model import screening
-from model.screening import Screening, screen
+from model.screening import MIN_FRAMES, Screening, screen
 
-NUM_FRAMES, LEAST = 120, 16
+NUM_FRAMES = 120
 EVENT = 60  # begins there
 
 
@@ -23,7 +23,7 @@ def recorded(decay: float = 12.0) -> np.ndarray:
 
 
 def apart(frames: np.ndarray) -> list[int]:
-    return np.flatnonzero(screen(frames, LEAST).source < 0).tolist()
+    return np.flatnonzero(screen(frames).source < 0).tolist()
 
 
 @pytest.mark.parametrize("decay", [0.5, 1.0, 3.0, 12.0])
@@ -82,7 +82,7 @@ def test_of_large_frames_a_part_is_looked_at(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_repeated_frames_are_kept_once() -> None:
     frames = np.repeat(recorded(), 2, axis=0)
-    found = screen(frames, LEAST)
+    found = screen(frames)
     np.testing.assert_array_equal(found.source, np.arange(2 * NUM_FRAMES) // 2)
     assert (found.num_apart, found.num_repeated) == (0, NUM_FRAMES)
     np.testing.assert_array_equal(list(found.chosen(frames)), frames[::2])
@@ -91,12 +91,12 @@ def test_repeated_frames_are_kept_once() -> None:
 def test_empty_frames_where_photons_are_few_are_all_kept() -> None:
     frames = np.random.default_rng(0).poisson(1e-3, (400, 16, 16))
     assert (frames[1:] == frames[:-1]).all(axis=(1, 2)).sum() > 100
-    assert screen(frames, LEAST).kept.all()
+    assert screen(frames).kept.all()
 
 
 def test_all_frames_are_kept_where_too_few_would_be() -> None:
-    frames = np.repeat(recorded()[: LEAST - 1], 10, axis=0)
-    assert screen(frames, LEAST).kept.all()
+    frames = np.repeat(recorded()[: MIN_FRAMES - 1], 10, axis=0)
+    assert screen(frames).kept.all()
 
 
 def minus(frames: np.ndarray, found: Screening, span: slice) -> np.ndarray:
@@ -117,7 +117,7 @@ def test_every_frame_gets_a_result_in_its_place(span: slice) -> None:
     frames[flashes] += 3000
     frames[20:24] = frames[19]
     frames[26] = frames[25]  # of a flash
-    found = screen(frames, LEAST)
+    found = screen(frames)
     expected = -frames
     expected[[*flashes, 26]] = minus(frames, found, slice(None))[[*flashes, 26]]
     np.testing.assert_array_equal(minus(frames, found, span), expected[span])
