@@ -11,9 +11,9 @@ from scipy import ndimage
 
 from model.frames import Frames
 
-NOISE_SIGMA = 2.0  # pixels over which the noise's variance is averaged, at least, and
 FEWEST_FRAMES = 16  # with fewer, nothing is taken for slow from one to the next
-LEAST_SAMPLES = 64.0  # changes in a square of so many pixels: of few frames it is averaged wider
+NOISE_SIGMA = 2.0  # pixels over which the noise's variance is averaged, or more in few frames:
+LEAST_SAMPLES = 64.0  # its square times the changes from frame to frame, at least
 HOLE = np.ones((5, 5))  # still pixels that fit in no such square lie among changing ones
 LEAST_NOISE = 0.01  # of a pixel that has some, over the usual
 SPIKE = 1e4  # a change squared, over the usual one, that is no noise of the microscope's

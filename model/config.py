@@ -291,8 +291,7 @@ class RunConfig:
     output_dir: Path = _knob(Path("/output"), "folder for the results")
     method: str = _knob(
         "auto",
-        f"which system denoises; auto: {AUTO[0]}, or {AUTO[1]} for stacks of few frames and with "
-        "--steps or --precision",
+        f"which system denoises; auto: {AUTO[0]}, or {AUTO[1]} with --steps or --precision",
         ("auto", *METHODS),
     )
     steps: int | None = _knob(
