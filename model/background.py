@@ -55,8 +55,8 @@ def measure_background(frames: Frames) -> Background:
     frames may be far apart in time, and a single one has no neighbour: there only what differs
     from pixel to pixel counts, in their differences or in that frame.
     """
-    is_short = len(frames) < FEWEST_FRAMES
     num_frames = len(frames)
+    is_short = num_frames < FEWEST_FRAMES
     some = tuple(slice(None, None, max(1, side // SPIKE_SAMPLES)) for side in frames.shape[1:])
     total = np.zeros(frames.shape[1:])
     squares, spikes = np.zeros(frames.shape[1:]), np.zeros(frames.shape[1:])

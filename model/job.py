@@ -228,8 +228,7 @@ class Job:
         self._groups = recordings(self.stacks) if together else [[each] for each in self.stacks]
         there = self._take_over()
         todo = [group for group in self._groups if group[0].source not in there]
-        shapes = {paths.source: _shape(paths) for group in todo for paths in group}
-        voxels = [sum(math.prod(shapes[paths.source]) for paths in group) for group in todo]
+        voxels = [sum(math.prod(_shape(paths)) for paths in group) for group in todo]
         failures: list[str] = []
         for number, paths in enumerate(self.stacks):
             if paths.source in there:

@@ -64,7 +64,6 @@ from model.wide_courses import measure_wide_courses
 
 logger = logging.getLogger(__name__)
 
-NO_LOOK = Looks(sigma=0.0, threshold=math.inf, wider_sigma=0.0, wider_threshold=math.inf)
 FRAMES_AT_A_TIME = 64  # rendered; fewer where they would have more voxels than
 VOXELS_AT_A_TIME = 2**25
 SAMPLE_BYTES = 2**30  # of sampled blocks, their noise not counted: long recordings have fewer
@@ -242,7 +241,6 @@ class LowRank:
         # whether the recording is what it should be
         deviation = float(np.median(self.background.deviation[self.background.has_noise]))
         self.doubts = doubts_about_units(deviation, next(iter(frames)).dtype)
-        self._usual_components = 0.0
         self.looks = self._choose()
         overlaps = self._overlaps_in_memory()
         self._overlap_by(overlaps[0])
@@ -338,14 +336,12 @@ class LowRank:
 
     def _look_anew(self) -> None:
         """Measure what noise alone would reach, with the blur that was chosen before."""
-        self.factors = {}
-        if len(self.frames) == 1:
-            return
         self._rng = np.random.default_rng(self._seed)
         samples, sigma = self._samples(), self.looks.sigma
         principal = _principal(samples, sigma)
         threshold = _threshold(samples, principal, sigma, self.config)
         self.looks = _looks(samples, principal, threshold, sigma, self.config)
+        self.factors = {}
 
     def block_at(self, row: int, column: int) -> tuple[slice, slice]:
         """Rows and columns of the block that starts there, in positions of the padded axes."""
@@ -399,8 +395,6 @@ class LowRank:
     def _choose(self) -> Looks:
         """With the spatial scale of least estimated risk on some blocks."""
         config = self.config
-        if len(self.frames) == 1:
-            return NO_LOOK
         samples = self._samples()
         self.doubts += doubts_about_time([sample.block for sample in samples])
         probes = self._probes(samples)

@@ -16,8 +16,8 @@ import numpy as np
 class Orientation:
     """One of the eight ways to look at square images."""
 
-    quarter_turns: int = 0
-    is_mirrored: bool = False
+    quarter_turns: int
+    is_mirrored: bool
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> Orientation:

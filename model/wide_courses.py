@@ -58,7 +58,7 @@ def measure_wide_courses(
 ) -> WideCourses:
     """Those of a stack [T,H,W] that stand above the noise of its cells."""
     _, rows, columns = _cells_in(frames)
-    if rows * columns < LEAST_CELLS or len(frames) == 1:
+    if rows * columns < LEAST_CELLS:
         return no_wide_courses(len(frames))
     cells = sums_over_cells(frames, background)
     found = _above_noise(cells, config, np.random.default_rng(seed))
