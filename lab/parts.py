@@ -124,7 +124,7 @@ def scores(clean: np.ndarray, level: int, net: Halves, config: LowRankConfig) ->
     as_still = replace(config, motion=replace(config.motion, least=np.inf))
     unmoved = LowRank(noisy, as_still) if measured.motion else measured
     once = copy(measured)
-    once.looks = replace(measured.looks, wider_threshold=np.inf)
+    once.looks = replace(measured.looks, others=())
     results = {
         "no network (lowrank)": _found(measured, None, None),
         "network for courses alone": _found(measured, net.courses, None),

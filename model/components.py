@@ -1,8 +1,8 @@
 """Principal components of one small block of tissue that stand above its noise.
 
-Found in the block smoothed, once with the blur that suits the recording, and what is wide and
-faint once more with the widest, in what is left. Their courses are the block's own, and either
-filtered and shrunk here, or denoised by a network elsewhere.
+Found in the block smoothed, with the blur that suits the recording, and then with others, each in
+what is left: what is fast with less, what is faint, slow or wide with more. Their courses are the
+block's own, and either filtered and shrunk here, or denoised by a network elsewhere.
 Shrinkage as for spiked matrices (Gavish & Donoho, IEEE Trans. Inf. Theory 63:2137, 2017), Wiener
 filter from the smoothed periodogram.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,36 +25,61 @@ MEDIAN_OF_NORMAL = 0.6745  # of the size of what is normal, in deviations
 CLEARLY_MORE = 1.3  # than the deviation that a course's noise has where it is white
 
 
+def _gram(block: torch.Tensor) -> torch.Tensor:
+    """Of a block [T,P]: [P,P] or [T,T], whichever is smaller."""
+    return block.T @ block if block.shape[0] >= block.shape[1] else block @ block.T
+
+
 class PrincipalComponents:
     """Those of a block [T,P], the strongest first."""
 
     def __init__(self, block: torch.Tensor) -> None:
-        self._block, self._is_tall = block, block.shape[0] >= block.shape[1]
-        gram = block.T @ block if self._is_tall else block @ block.T
-        values, self._vectors = torch.linalg.eigh(gram)  # the weakest first
-        self.singular = values.flip(0).clamp_min(0).sqrt()  # values [K]
+        self._block, self._gram = block, _gram(block)
+
+    @cached_property
+    def _values_and_vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the Gram matrix, the least first."""
+        return torch.linalg.eigh(self._gram)
+
+    @property
+    def singular(self) -> torch.Tensor:
+        """Singular values [K]."""
+        return self._values_and_vectors[0].flip(0).clamp_min(0).sqrt()
 
     def above(self, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Singular values [k] greater than that, and their right singular vectors [P,k]."""
-        count = int((self.singular > threshold).sum())
-        singular = self.singular[:count]
-        vectors = self._vectors[:, len(self.singular) - count :].flip(1)
-        if not self._is_tall:
-            vectors = self._block.T @ vectors / singular.clamp_min(1e-12)
-        return singular, vectors
+        if self._none_above(threshold):
+            return self._block.new_empty(0), self._block.new_empty(self._block.shape[1], 0)
+        singular, vectors = self.singular, self._values_and_vectors[1]
+        count = int((singular > threshold).sum())
+        vectors = vectors[:, len(singular) - count :].flip(1)
+        if len(vectors) < self._block.shape[1]:
+            vectors = self._block.T @ vectors / singular[:count].clamp_min(1e-12)
+        return singular[:count], vectors
+
+    def _none_above(self, threshold: float) -> bool:
+        """What most looks come to, in a small part of the time that all components take."""
+        if math.isinf(threshold):
+            return True
+        beyond = -self._gram
+        beyond.diagonal().add_(threshold**2)
+        return int(torch.linalg.cholesky_ex(beyond).info) == 0  # it is positive definite
+
+
+def greatest(block: np.ndarray) -> float:
+    """The greatest singular value of a block [t,h,w]."""
+    return math.sqrt(max(0.0, float(torch.linalg.eigvalsh(_gram(flattened(block)))[-1])))
 
 
 def greatest_beside(
     noise: np.ndarray, principal: PrincipalComponents, threshold: float, sigma: float = 0.0
 ) -> float:
-    """The greatest singular value of noise [t,h,w], blurred by `sigma` pixels.
+    """That of noise [t,h,w], blurred by `sigma` pixels, beside the components above `threshold`.
 
-    Beside the components above `threshold`, for the differences that the noise was taken from have
-    strong fast signals in them, too.
+    For the differences that the noise was taken from have strong fast signals in them, too.
     """
     _, known = principal.above(threshold)
-    rest = smooth_in_space(without(noise, known), sigma)
-    return float(PrincipalComponents(flattened(rest)).singular[0])
+    return greatest(smooth_in_space(without(noise, known), sigma))
 
 
 def wiener(courses: np.ndarray, smoothing: float) -> np.ndarray:
@@ -118,38 +144,72 @@ def _components(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks:
-    """How components are looked for: blurs in pixels, and what noise alone would reach then."""
+class Look:
+    """How components are looked for: behind a blur, above what noise alone would reach then."""
 
-    sigma: float  # of the first look
+    time_sigma: float  # frames
+    space_sigma: float  # pixels
     threshold: float  # the greatest singular value of noise
-    wider_sigma: float  # of the second, in what the first has left, on top of its own
-    wider_threshold: float  # infinite where there is no second
+
+    def at(self, block: np.ndarray) -> np.ndarray:
+        """A block [T,h,w] as it is seen: [t,h,w]."""
+        return smooth_in_space(smooth_in_time(block, self.time_sigma), self.space_sigma)
+
+    def is_finer_than(self, first: Look) -> bool:
+        """Whether what `first` has seen is blurred too much for this one."""
+        return self.time_sigma < first.time_sigma or self.space_sigma < first.space_sigma
+
+    def on_from(self, first: Look, seen: np.ndarray) -> np.ndarray:
+        """The same as `at`, of what a finer `first` has seen: [t,h,w]."""
+        in_time = self.time_sigma**2 - first.time_sigma**2
+        in_space = self.space_sigma**2 - first.space_sigma**2
+        apart = frames_apart(first.time_sigma)
+        blurred = blurred_in_time(seen, math.sqrt(in_time) / apart)
+        some = blurred[:: frames_apart(self.time_sigma) // apart]
+        return smooth_in_space(some, math.sqrt(in_space))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """One after the other, each in what those before have left."""
+
+    first: Look
+    others: tuple[Look, ...] = ()
+
+    def of_rest(
+        self, look: Look, block: np.ndarray, smoothed: np.ndarray, known: np.ndarray
+    ) -> np.ndarray:
+        """A block [T,h,w] less what is along orthonormal footprints [K,h*w], as `look` sees it.
+
+        `smoothed` is what the first has seen of it, and all that most others need.
+        """
+        along = torch.from_numpy(known.T)
+        if look.is_finer_than(self.first):
+            return look.at(without(block, along))
+        return look.on_from(self.first, without(smoothed, along))
 
 
 def decompose(block: np.ndarray, smoothed: np.ndarray, looks: Looks) -> Components:
-    """Components of a standardised block [T,h,w], by those of the same block smoothed.
-
-    `smoothed` in time, and in space as for the first look.
-    """
-    found = standing_out(block, PrincipalComponents(flattened(smoothed)), looks.threshold)
-    if not math.isinf(looks.wider_threshold):
-        found = _with_wider(block, smoothed, looks, found)
+    """Components of a standardised block [T,h,w], of which the first look sees `smoothed`."""
+    principal = PrincipalComponents(flattened(smoothed))
+    found = standing_out(block, principal, looks.first.threshold)
+    for look in looks.others:
+        rest = looks.of_rest(look, block, smoothed, found.footprints)
+        found = with_more(found, block, rest, look)
     scale = noise_along(found.footprints, block)
     return replace(found, courses=found.courses / scale, scale=scale)
 
 
-def _with_wider(
-    block: np.ndarray, smoothed: np.ndarray, looks: Looks, found: Components
-) -> Components:
-    """With those of the second look."""
-    known = torch.from_numpy(found.footprints.T)  # [P,K]
-    wide = smooth_in_space(without(smoothed, known), looks.wider_sigma)
-    strength, faint = PrincipalComponents(flattened(wide)).above(looks.wider_threshold)
+def with_more(found: Components, block: np.ndarray, seen: np.ndarray, look: Look) -> Components:
+    """With those of a block [T,h,w] that stand out in what a look has `seen` of the rest."""
+    strength, faint = PrincipalComponents(flattened(seen)).above(look.threshold)
+    if not len(strength):
+        return found
     # the blur has mixed a little of what is known into them, or of some made it all there is
+    known = torch.from_numpy(found.footprints.T)  # [P,K]
     apart, remains = torch.linalg.qr(faint - known @ (known.T @ faint))
     is_new = remains.diagonal().abs() > 0.5
-    more = _components(block, apart[:, is_new], strength[is_new], looks.wider_threshold)
+    more = _components(block, apart[:, is_new], strength[is_new], look.threshold)
     return Components(
         courses=np.concatenate([found.courses, more.courses], axis=1),
         scale=np.concatenate([found.scale, more.scale]),
@@ -193,23 +253,29 @@ def filtered_and_shrunk(found: Components, config: LowRankConfig) -> Factors:
     return shrunk(found, wiener(found.courses, config.spectrum_smoothing))
 
 
-def smooth_in_time(block: np.ndarray, config: LowRankConfig) -> np.ndarray:
-    """Of [T,h,w] as many frames as that leaves something to say: one in every `time_sigma`.
+def frames_apart(sigma: float) -> int:
+    """How far frames can be apart that a blur of `sigma` frames leaves something to say.
 
     What is faster has less than a hundredth of its amplitude then.
     """
-    smoothed = ndimage.gaussian_filter1d(block, config.time_sigma, axis=0, truncate=TRUNCATE)
-    return np.ascontiguousarray(smoothed[:: max(1, int(config.time_sigma))])
+    return max(1, int(sigma))
+
+
+def blurred_in_time(block: np.ndarray, sigma: float) -> np.ndarray:
+    """A block [T,h,w] blurred by a Gaussian of `sigma` frames."""
+    if not sigma:
+        return block
+    return ndimage.gaussian_filter1d(block, sigma, axis=0, truncate=TRUNCATE)
+
+
+def smooth_in_time(block: np.ndarray, sigma: float) -> np.ndarray:
+    """The same, [t,h,w]: as many frames as have something to say."""
+    return np.ascontiguousarray(blurred_in_time(block, sigma)[:: frames_apart(sigma)])
 
 
 def smooth_in_space(block: np.ndarray, sigma: float) -> np.ndarray:
     """A block [T,h,w] blurred by a Gaussian of `sigma` pixels."""
     return ndimage.gaussian_filter(block, (0, sigma, sigma), truncate=TRUNCATE)
-
-
-def smooth(block: np.ndarray, sigma: float, config: LowRankConfig) -> np.ndarray:
-    """A block [T,h,w] as components are looked for in it: in time, and in space."""
-    return smooth_in_space(smooth_in_time(block, config), sigma)
 
 
 def noise_only(block: np.ndarray, rng: np.random.Generator) -> np.ndarray:

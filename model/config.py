@@ -123,12 +123,18 @@ class LowRankConfig:
     other_blocks: tuple[int, ...] = ()  # sizes of which the mean is taken, where time allows
     overlaps: tuple[float, ...] = (0.5, 0.25, 0.125)  # the smaller ones where time is too short
     time_sigma: float = 4.0  # components are looked for after this blur, a quarter of T at most,
-    space_sigmas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4)  # and one of these
+    space_sigmas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4)  # and one of these; then in what is left
+    # after other blurs in time and space, where a sample shows that it is worthwhile
+    later_looks: tuple[tuple[float, float], ...] = (
+        (4.0, 1.4), (4.0, 2.8), (16.0, 2.8), (32.0, 4.0), (2.0, 1.4), (1.0, 2.8),
+    )  # fmt: skip
     mean_sigmas: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.6, 2.0, 2.5)
     spectrum_smoothing: float = 4.0  # frequencies over which a course's spectrum is averaged
     threshold_margin: float = 1.02  # over the greatest component of noise alone,
     threshold_rounds: int = 2  # measured so often, each time with less of the signals in it
-    wider_margin: float = 1.1  # the same for the second look: fewer components, which differ more
+    wide_margin: float = 1.1  # the same for courses of the whole field
+    later_deviations: float = 2.0  # of what noise reaches, over the mean, for later looks:
+    noise_orders: int = 3  # measured with its frames in so many orders
     sampled_blocks: int = 12  # on which the spatial blur is chosen
     probe: float = 0.3  # of Stein's estimate, in deviations of the noise
     motion: MotionConfig = field(default_factory=MotionConfig)

@@ -3,14 +3,13 @@
 Cells, dendrites and neuropil each have a place and a course in time; in a small block of tissue a
 handful of such products is all there is beside the noise. Frames are aligned where the brain moves,
 the recording is standardised by its own noise, each block's principal components above the noise
-are kept and shrunk, and their courses are filtered in time. Components are looked for twice: with
-the blur that suits the recording, and what is wide and faint once more with the widest, in what is
-left. Sees the whole recording at once, which no network with windows does.
+are kept and shrunk, and their courses are filtered in time. Components are looked for again and
+again, each time in what is left (`model.looks`). Sees the whole recording at once, which no network
+with windows does.
 What is left of the noise is in the courses, and most of it in the images of the components and in
 the mean image. They can be handed, as the recording has them, to networks that know what cells do
 and what tissue looks like.
-After penalised matrix decomposition (Buchanan et al., bioRxiv 334706, 2018) in spirit; the spatial
-scale is chosen by Monte-Carlo SURE (Ramani et al., IEEE TIP 17:1540, 2008).
+After penalised matrix decomposition (Buchanan et al., bioRxiv 334706, 2018) in spirit.
 
 Streams: holds a band of rows and the factors of the blocks, and aligned frames if it aligns them.
 """
@@ -22,7 +21,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -38,22 +37,17 @@ from model.components import (
     Components,
     Factors,
     Looks,
-    PrincipalComponents,
     decompose,
     filtered_and_shrunk,
     flattened,
-    greatest_beside,
     noise_only,
     shrunk,
-    smooth,
-    smooth_in_space,
-    smooth_in_time,
-    standing_out,
     wiener,
 )
 from model.config import LowRankConfig
 from model.doubts import doubts_about_time, doubts_about_units
 from model.frames import ChosenFrames, Frames
+from model.looks import SHORTEST, Sample, choose_looks, measured_anew, samples_of
 from model.memory import available_bytes
 from model.motion import measure_motion
 from model.orientation import Orientation
@@ -72,7 +66,6 @@ BANDS = 2  # a row of blocks, smoothed, and its parts in work, in rows of blocks
 WITH_THE_REST = 5.0  # a block's time with its courses, reading and rendering, over that without
 BRIGHT = 5.0  # deviations of the noise, that images are bright by to time a network
 PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to be followed
-ARTEFACT = 1.3  # times the greatest component of noise in the usual block: that is none of noise
 
 Corner = tuple[int, int]  # row and column of a block, in positions of the padded axes
 Made = TypeVar("Made")
@@ -87,111 +80,6 @@ DenoiseMean = Callable[[np.ndarray], np.ndarray]
 
 class LowRankError(RuntimeError):
     """The recording cannot be denoised this way; the message says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sample:
-    """A standardised block [T,h,w] on which the spatial scale is chosen; all float32."""
-
-    block: np.ndarray
-    # Smoothed in time, [t,h,w]:
-    smoothed: np.ndarray  # block
-    smoothed_noise: np.ndarray  # like the block's
-
-    @classmethod
-    def of(cls, block: np.ndarray, noise: np.ndarray, config: LowRankConfig) -> _Sample:
-        return cls(
-            block=block,
-            smoothed=smooth_in_time(block, config),
-            smoothed_noise=smooth_in_time(noise, config),
-        )
-
-    def principal(self, sigma: float) -> PrincipalComponents:
-        """Of the block smoothed in space, too."""
-        return PrincipalComponents(flattened(smooth_in_space(self.smoothed, sigma)))
-
-    def greatest_of_noise(
-        self, principal: PrincipalComponents, threshold: float, sigma: float
-    ) -> float:
-        """The noise's greatest singular value beside the components above `threshold`."""
-        return greatest_beside(self.smoothed_noise, principal, threshold, sigma)
-
-    def risk(
-        self,
-        principal: PrincipalComponents,
-        probe: tuple[np.ndarray, np.ndarray],
-        threshold: float,
-        sigma: float,
-        config: LowRankConfig,
-    ) -> float:
-        """Stein's estimate of the mean squared error, up to a constant, in units of the noise.
-
-        `probe` is what the block is moved by for it, [T,h,w], and the same smoothed in time.
-        """
-        by, smoothed_by = probe
-
-        def estimate(noisy: np.ndarray, found: PrincipalComponents) -> np.ndarray:
-            factors = filtered_and_shrunk(standing_out(noisy, found, threshold), config)
-            return (factors.courses @ factors.footprints).reshape(noisy.shape)
-
-        moved = smooth_in_space(self.smoothed + smoothed_by, sigma)
-        denoised = estimate(self.block, principal)
-        change = estimate(self.block + by, PrincipalComponents(flattened(moved))) - denoised
-        divergence = (by * change).mean() / config.probe**2
-        return float(np.square(denoised - self.block).mean() + 2 * divergence)
-
-
-def _principal(samples: list[_Sample], sigma: float) -> list[PrincipalComponents]:
-    return list(in_parallel(partial(_Sample.principal, sigma=sigma), samples))
-
-
-def _greatest_of_noise(
-    samples: list[_Sample],
-    principal: list[PrincipalComponents],
-    threshold: float,
-    sigma: float,
-) -> float:
-    of_noise = partial(_Sample.greatest_of_noise, threshold=threshold, sigma=sigma)
-    greatest = np.array(list(in_parallel(of_noise, samples, principal)))
-    if math.isinf(threshold):
-        return float(greatest.max())
-    # an artefact, or the moving border of a registered recording, says nothing of other places
-    return float(greatest[greatest <= ARTEFACT * np.median(greatest)].max())
-
-
-def _threshold(
-    samples: list[_Sample],
-    principal: list[PrincipalComponents],
-    sigma: float,
-    config: LowRankConfig,
-) -> float:
-    """The singular value that noise reaches in none of the samples, with a margin."""
-    threshold = math.inf
-    for _ in range(config.threshold_rounds):
-        greatest = _greatest_of_noise(samples, principal, threshold, sigma)
-        threshold = config.threshold_margin * greatest
-    return threshold
-
-
-def _looks(
-    samples: list[_Sample],
-    principal: list[PrincipalComponents],
-    threshold: float,
-    sigma: float,
-    config: LowRankConfig,
-) -> Looks:
-    """With a blur in space of `sigma`, for which the rest was measured, and with the widest."""
-    widest = max(config.space_sigmas)
-    wider_threshold = math.inf
-    if sigma < widest:
-        greatest = _greatest_of_noise(samples, principal, threshold, widest)
-        wider_threshold = config.wider_margin * greatest
-    return Looks(
-        sigma=sigma,
-        threshold=threshold,
-        wider_sigma=math.sqrt(widest**2 - sigma**2),
-        wider_threshold=wider_threshold,
-    )
 
 
 def image_scale(scales: Sequence[float]) -> float:
@@ -220,8 +108,7 @@ class LowRank:
         Blocks overlap as far as fits into the budget, with the time that `denoise_images` will take
         where there is such a network; it is passed where not even the least overlap does.
         """
-        # of few frames a longer blur would leave one
-        config = replace(config, time_sigma=min(config.time_sigma, len(frames) / 4))
+        config = replace(config, time_sigma=min(config.time_sigma, len(frames) / SHORTEST))
         self.frames, self.config = frames, config
         self._seed, self._rng = seed, np.random.default_rng(seed)
         self._overlap_by(config.overlaps[0])
@@ -298,11 +185,10 @@ class LowRank:
     ) -> None:
         """Take the largest of these for which time is left, by the seconds that one block takes."""
         block = self._standardised(*self.block_at(self.rows.starts[0], self.columns.starts[0]))
-        one_look = replace(self.looks, wider_threshold=math.inf)  # the other is among the rest
 
         def decomposed(_: int) -> Factors:
-            smoothed = smooth(block, one_look.sigma, self.config)
-            return filtered_and_shrunk(decompose(block, smoothed, one_look), self.config)
+            found = decompose(block, self.looks.first.at(block), self.looks)
+            return filtered_and_shrunk(found, self.config)
 
         each = WITH_THE_REST * _seconds_of(decomposed)
         if denoise_images:
@@ -335,12 +221,9 @@ class LowRank:
         return other
 
     def _look_anew(self) -> None:
-        """Measure what noise alone would reach, with the blur that was chosen before."""
+        """Measure what noise alone would reach, with the looks that were chosen before."""
         self._rng = np.random.default_rng(self._seed)
-        samples, sigma = self._samples(), self.looks.sigma
-        principal = _principal(samples, sigma)
-        threshold = _threshold(samples, principal, sigma, self.config)
-        self.looks = _looks(samples, principal, threshold, sigma, self.config)
+        self.looks = measured_anew(self.looks, self._samples(), self.config)
         self.factors = {}
 
     def block_at(self, row: int, column: int) -> tuple[slice, slice]:
@@ -365,7 +248,7 @@ class LowRank:
             band[number] = (frame[part] - mean) / deviation
         return band
 
-    def _samples(self) -> list[_Sample]:
+    def _samples(self) -> list[Sample]:
         """Some blocks, with what is measured on them."""
         config = self.config
         places = [
@@ -382,36 +265,14 @@ class LowRank:
         )
         blocks = [self._standardised(*places[i]) for i in few]
         noises = [noise_only(block, self._rng) for block in blocks]
-        return list(in_parallel(partial(_Sample.of, config=config), blocks, noises))
-
-    def _probes(self, samples: list[_Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """What the samples are moved by to estimate a risk, and the same smoothed in time."""
-        shapes = [sample.block.shape for sample in samples]
-        drawn = [self._rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
-        probes = [self.config.probe * probe for probe in drawn]
-        smooth = partial(smooth_in_time, config=self.config)
-        return list(zip(probes, in_parallel(smooth, probes), strict=True))
+        return samples_of(blocks, noises, config, self._seed)
 
     def _choose(self) -> Looks:
         """With the spatial scale of least estimated risk on some blocks."""
-        config = self.config
         samples = self._samples()
         self.doubts += doubts_about_time([sample.block for sample in samples])
-        probes = self._probes(samples)
-        best, least = None, np.inf
-        for sigma in config.space_sigmas:
-            principal = _principal(samples, sigma)
-            threshold = _threshold(samples, principal, sigma, config)
-            risk_of = partial(_Sample.risk, threshold=threshold, sigma=sigma, config=config)
-            risk = sum(in_parallel(risk_of, samples, principal, probes)) / len(samples)
-            logger.debug("  spatial scale %.1f: estimated risk %.5f", sigma, risk)
-            if best is None or risk < least:
-                best, least = (principal, threshold, sigma), risk
-        assert best is not None
-        principal, threshold, _ = best
-        counts = [(each.singular > threshold).sum() for each in principal]
-        self._usual_components = float(np.mean(counts))
-        return _looks(samples, *best, config)
+        looks, self._usual_components = choose_looks(samples, self.config, self._rng)
+        return looks
 
     def each_block(
         self,
@@ -449,9 +310,9 @@ class LowRank:
     def _smoothed_part(self, band: np.ndarray, first: int) -> np.ndarray:
         """A block's width of a smoothed band [T,h,W], from column `first` on."""
         end = first + self.config.block
-        halo = math.ceil(TRUNCATE * self.looks.sigma) + 1
+        halo = math.ceil(TRUNCATE * self.looks.first.space_sigma) + 1
         left = min(first, halo)
-        part = smooth(band[:, :, first - left : end + halo], self.looks.sigma, self.config)
+        part = self.looks.first.at(band[:, :, first - left : end + halo])
         return part[:, :, left : left + min(end, band.shape[2]) - first]
 
     def find(self, denoise_courses: DenoiseCourses | None = None) -> None:

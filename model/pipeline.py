@@ -306,7 +306,7 @@ class Denoiser:
                 record.shortened.append("motion left in for lack of memory")
         logger.info(
             "  %d components in %d blocks, spatial scale %g",
-            found.num_components, found.num_blocks, measured.looks.sigma,
+            found.num_components, found.num_blocks, measured.looks.first.space_sigma,
         )  # fmt: skip
         record.overlap = measured.overlap
         if measured.overlap != config.overlaps[0]:

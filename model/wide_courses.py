@@ -87,11 +87,11 @@ def _cells_in(frames: Frames) -> tuple[int, int, int]:
 
 def _above_noise(cells: np.ndarray, config: LowRankConfig, rng: np.random.Generator) -> np.ndarray:
     """Courses [T,R] of the wide components of cells [T,h,w], in noise of variance 1."""
-    noise = smooth_in_time(noise_only(cells, rng), config)
-    principal = PrincipalComponents(flattened(smooth_in_time(cells, config)))
+    noise = smooth_in_time(noise_only(cells, rng), config.time_sigma)
+    principal = PrincipalComponents(flattened(smooth_in_time(cells, config.time_sigma)))
     threshold = math.inf
     for _ in range(config.threshold_rounds):
-        threshold = config.wider_margin * greatest_beside(noise, principal, threshold)
+        threshold = config.wide_margin * greatest_beside(noise, principal, threshold)
     _, footprints = principal.above(threshold)
     footprints = footprints[:, spread(footprints) >= SPREAD]
     scale = noise_along(footprints.T.numpy(), cells)

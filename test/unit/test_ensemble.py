@@ -71,8 +71,8 @@ def test_sizes_share_what_was_measured_but_for_the_threshold(noisy: np.ndarray) 
     first, *others = LowRankEnsemble(LowRank(noisy, CONFIG)).members
     for other in others:
         assert other.background is first.background
-        assert other.looks.sigma == first.looks.sigma
-        assert other.looks.threshold != first.looks.threshold
+        assert other.looks.first.space_sigma == first.looks.first.space_sigma
+        assert other.looks.first.threshold != first.looks.first.threshold
 
 
 def test_where_memory_is_short_other_sizes_are_left_out(

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from lab.factors import as_guessed
 from lab.metrics import stsnr
-from model import components, lowrank, wide_courses
+from model import components, looks, lowrank, wide_courses
 from model.budget import Budget
 from model.components import Components, PrincipalComponents, wiener
 from model.config import LowRankConfig
@@ -88,9 +88,9 @@ def test_strong_fast_signals_are_not_taken_for_noise() -> None:
     active = calm + course[:, None, None] * cell
     one_scale = replace(CONFIG, space_sigmas=(0.5,))
     found, alone = LowRank(active, one_scale), LowRank(calm, one_scale)
-    assert found.looks.threshold == pytest.approx(alone.looks.threshold, rel=0.05)
+    assert found.looks.first.threshold == pytest.approx(alone.looks.first.threshold, rel=0.05)
     once = LowRank(active, replace(one_scale, threshold_rounds=1))
-    assert once.looks.threshold > 1.5 * alone.looks.threshold
+    assert once.looks.first.threshold > 1.5 * alone.looks.first.threshold
 
 
 def test_an_artefact_in_one_place_does_not_hide_cells_in_others() -> None:
@@ -102,7 +102,7 @@ def test_an_artefact_in_one_place_does_not_hide_cells_in_others() -> None:
         frame[:, 72 - width :] = -1000
     one_scale = replace(CONFIG, space_sigmas=(0.5,), sampled_blocks=12)
     found, alone = LowRank(broken, one_scale), LowRank(frames, one_scale)
-    assert found.looks.threshold == pytest.approx(alone.looks.threshold, rel=0.3)
+    assert found.looks.first.threshold == pytest.approx(alone.looks.first.threshold, rel=0.3)
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.7, 1.0])
@@ -122,34 +122,86 @@ def test_noise_that_neighbours_have_in_common_is_known_to_be_stronger(sigma: flo
     assert (found == 1) == (sigma == 0)
 
 
-def looking_twice(frames: np.ndarray, config: LowRankConfig = CONFIG) -> LowRank:
-    """Measured, with the finest blur for the first look, so that there is a second."""
-    measured = LowRank(frames, replace(config, space_sigmas=config.space_sigmas[:1]))
-    samples, sigma = measured._samples(), config.space_sigmas[0]
-    principal = lowrank._principal(samples, sigma)
-    threshold = measured.looks.threshold
-    measured.looks = lowrank._looks(samples, principal, threshold, sigma, config)
-    return measured
-
-
-def test_what_is_wide_and_faint_is_found_at_the_second_look() -> None:
+def test_what_is_wide_and_faint_is_found_at_a_later_look() -> None:
     rows, columns = np.mgrid[:40, :36]
     wide = np.exp(-(np.square(rows - 20) + np.square(columns - 18)) / (2 * 7.0**2))
     change = 6 * np.sin(np.arange(400) / 40)[:, None, None] * wide
     frames = noisy(200 + change)  # whose noise has a deviation of 100
-    config = replace(CONFIG, block=24, space_sigmas=(0.5, 1.4))
-    once = found_in(frames, replace(config, space_sigmas=(0.5,)))
-    assert once.num_components == 0
-    twice = looking_twice(frames, config)
-    twice.find()
+    config = replace(CONFIG, block=24, space_sigmas=(0.5,), later_looks=((4.0, 3.0),))
+    assert found_in(frames, replace(config, later_looks=())).num_components == 0
+    twice = found_in(frames, config)
     assert twice.num_components == len(twice.factors)
     result = np.concatenate(list(twice.render()))
     error = result - result.mean(0) - (change - change.mean(0))
     assert np.square(error).sum() < 0.7 * np.square(change - change.mean(0)).sum()
 
 
-def test_components_of_both_looks_are_orthonormal_together() -> None:
-    found = looking_twice(noisy(cells()), replace(CONFIG, space_sigmas=(0.5, 1.4)))
+def cell_at(row: int, column: int, sigma: float) -> np.ndarray:
+    """A round cell [40,36] of height 1."""
+    place = np.zeros((40, 36))
+    place[row, column] = 1
+    cell = ndimage.gaussian_filter(place, sigma)
+    return cell / cell.max()
+
+
+def found_behind(
+    clean: np.ndarray, space_sigma: float, *later: tuple[float, float]
+) -> tuple[int, float]:
+    """How many components one look and later ones find under noise, and the squared error left."""
+    config = replace(CONFIG, space_sigmas=(space_sigma,), later_looks=later, sampled_blocks=16)
+    found = found_in(noisy(clean), config)
+    result = np.concatenate(list(found.render()))
+    return found.num_components, float(np.square(result - clean).sum())
+
+
+def test_what_is_slow_and_faint_is_found_at_a_later_look() -> None:
+    course = np.sin(np.arange(600) / 60)
+    clean = 200 + 8 * course[:, None, None] * cell_at(20, 18, 2.5)
+    count, error = found_behind(clean, 1.0)
+    later_count, later_error = found_behind(clean, 1.0, (32.0, 2.0))
+    assert count == 0
+    assert later_count > 0
+    assert later_error < 0.9 * error
+
+
+def brief_events() -> np.ndarray:
+    """Four cells [200,40,36] whose events are over after two or three frames."""
+    rng = np.random.default_rng(2)
+    clean = np.full((200, 40, 36), 200.0)
+    for row, column in ((8, 8), (8, 26), (28, 8), (28, 26)):
+        course = np.convolve(rng.random(200) < 0.1, np.exp(-np.arange(20) / 1.5))[:200]
+        clean += 150 * course[:, None, None] * cell_at(row, column, 1.5)
+    return clean
+
+
+def test_what_is_fast_is_found_at_a_later_look() -> None:
+    """As at a few frames a second, where an event is over before the next frame."""
+    count, error = found_behind(brief_events(), 0.5)
+    later_count, later_error = found_behind(brief_events(), 0.5, (1.0, 1.0))
+    assert count == 0
+    assert later_count > 4
+    assert later_error < 0.8 * error
+
+
+def test_a_faster_look_that_finds_nothing_is_left_out() -> None:
+    fast = replace(CONFIG, later_looks=((1.0, 1.0),))
+    assert LowRank(noisy(np.full((200, 40, 36), 200.0)), fast).looks.others == ()
+
+
+def look(time_sigma: float, space_sigma: float, threshold: float = 0.0) -> components.Look:
+    return components.Look(time_sigma=time_sigma, space_sigma=space_sigma, threshold=threshold)
+
+
+def with_looks(measured: LowRank, *chosen: components.Look) -> LowRank:
+    """After the first, and what noise reaches in them."""
+    wanted = replace(measured.looks, others=chosen)
+    measured.looks = looks.measured_anew(wanted, measured._samples(), measured.config)
+    return measured
+
+
+def test_components_of_all_looks_are_orthonormal_together() -> None:
+    found = with_looks(LowRank(noisy(cells()), CONFIG), look(4.0, 2.8), look(16.0, 2.8))
+    assert len(found.looks.others) == 2
 
     def of_block(corner: lowrank.Corner, block: np.ndarray, seen: lowrank.Components) -> int:
         count = len(seen.footprints)
@@ -161,25 +213,44 @@ def test_components_of_both_looks_are_orthonormal_together() -> None:
     assert max(found.each_block(of_block)) > 1
 
 
-def test_where_all_is_known_the_second_look_adds_nothing() -> None:
+def test_where_all_is_known_a_later_look_adds_nothing() -> None:
     block = np.random.default_rng(0).normal(size=(40, 4, 4)).astype(np.float32)
-    looks = lowrank.Looks(sigma=0.0, threshold=0.0, wider_sigma=1.0, wider_threshold=0.0)
-    found = components.decompose(block, block, looks)
+    both = components.Looks(first=look(0.0, 0.0), others=(look(0.0, 1.0),))
+    found = components.decompose(block, block, both)
     assert len(found.footprints) == 16
     product = (found.courses @ found.footprints).reshape(block.shape)
     np.testing.assert_allclose(product, block, atol=1e-4)
 
 
-def test_noise_alone_gives_no_component_at_the_second_look_either() -> None:
-    found = looking_twice(noisy(np.full((200, 80, 80), 200.0)))
-    assert math.isfinite(found.looks.wider_threshold)
-    found.find()
-    assert found.num_components <= 1
+@pytest.mark.parametrize("later", [(4.0, 1.4), (8.0, 1.0), (16.0, 2.8)])
+def test_a_later_look_goes_on_from_what_the_first_has_seen(later: tuple[float, float]) -> None:
+    rng = np.random.default_rng(0)
+    block = ndimage.gaussian_filter(rng.normal(size=(200, 16, 16)), (4, 1, 1)).astype(np.float32)
+    first, second = look(4.0, 0.7), look(*later)
+    on, at_once = second.on_from(first, first.at(block)), second.at(block)
+    assert on.shape == at_once.shape
+    inner = slice(len(on) // 4, -len(on) // 4)  # ends are mirrored twice
+    assert np.abs(on - at_once)[inner].max() < 0.05 * np.abs(at_once).max()
+    assert first.is_finer_than(second)
+    assert not second.is_finer_than(first)
 
 
-def test_with_the_widest_blur_one_look_is_all() -> None:
-    looks = LowRank(noisy(cells(64)), replace(CONFIG, space_sigmas=(1.0,))).looks
-    assert math.isinf(looks.wider_threshold)
+def test_noise_alone_hardly_gives_components_at_any_look() -> None:
+    count, blocks = 0, 0
+    for seed in range(3):
+        frames = np.random.default_rng(seed).normal(200, 100, (200, 80, 80))
+        measured = LowRank(frames, replace(CONFIG, sampled_blocks=12))
+        found = with_looks(measured, *(look(*blurs) for blurs in CONFIG.later_looks[:4]))
+        found.find()
+        count += found.num_components
+        blocks += len(found.factors)
+    assert count <= 0.15 * blocks
+
+
+def test_a_look_that_blurs_no_more_than_the_first_is_left_out() -> None:
+    measured = LowRank(noisy(cells(64)), replace(CONFIG, space_sigmas=(1.4,)))
+    (other,) = with_looks(measured, look(4.0, 1.4), look(4.0, 1.0), look(4.0, 2.8)).looks.others
+    assert (other.time_sigma, other.space_sigma) == (4.0, 2.8)
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
@@ -232,7 +303,7 @@ def test_noise_is_measured_where_there_is_some(seed: int) -> None:
     frames = np.zeros((100, 120, 120), np.int16)
     lit = (slice(None), slice(50, 80), slice(40, 70))
     frames[lit] = np.random.default_rng(seed).normal(500, 30, (100, 30, 30))
-    config = replace(CONFIG, sampled_blocks=12)
+    config = replace(CONFIG, sampled_blocks=12, later_looks=())
     assert found_in(frames, config, seed).num_components == 0
 
 
