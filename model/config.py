@@ -133,7 +133,7 @@ class LowRankConfig:
     threshold_margin: float = 1.02  # over the greatest component of noise alone,
     threshold_rounds: int = 2  # measured so often, each time with less of the signals in it
     wide_margin: float = 1.1  # the same for courses of the whole field
-    later_deviations: float = 2.0  # of what noise reaches, over the mean, for later looks:
+    later_deviations: float = 2.5  # of what noise reaches, over the mean, for later looks:
     noise_orders: int = 3  # measured with its frames in so many orders
     sampled_blocks: int = 12  # on which the spatial blur is chosen
     probe: float = 0.3  # of Stein's estimate, in deviations of the noise

@@ -63,7 +63,7 @@ VOXELS_AT_A_TIME = 2**25
 SAMPLE_BYTES = 2**30  # of sampled blocks, their noise not counted: long recordings have fewer
 MEMORY = 0.8  # of what is left, that factors are expected to take at most
 BANDS = 2  # a row of blocks, smoothed, and its parts in work, in rows of blocks
-WITH_THE_REST = 5.0  # a block's time with its courses, reading and rendering, over that without
+WITH_THE_REST = 4.0  # a block's time with its courses, reading and rendering, over that without
 BRIGHT = 5.0  # deviations of the noise, that images are bright by to time a network
 PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to be followed
 

@@ -244,7 +244,7 @@ def test_noise_alone_hardly_gives_components_at_any_look() -> None:
         found.find()
         count += found.num_components
         blocks += len(found.factors)
-    assert count <= 0.15 * blocks
+    assert count <= 0.1 * blocks
 
 
 def test_a_look_that_blurs_no_more_than_the_first_is_left_out() -> None:
