@@ -176,32 +176,35 @@ class Looks:
     first: Look
     others: tuple[Look, ...] = ()
 
-    def of_rest(
-        self, look: Look, block: np.ndarray, smoothed: np.ndarray, known: np.ndarray
-    ) -> np.ndarray:
-        """A block [T,h,w] less what is along orthonormal footprints [K,h*w], as `look` sees it.
-
-        `smoothed` is what the first has seen of it, and all that most others need.
-        """
-        along = torch.from_numpy(known.T)
-        if look.is_finer_than(self.first):
-            return look.at(without(block, along))
-        return look.on_from(self.first, without(smoothed, along))
-
 
 def decompose(block: np.ndarray, smoothed: np.ndarray, looks: Looks) -> Components:
     """Components of a standardised block [T,h,w], of which the first look sees `smoothed`."""
     principal = PrincipalComponents(flattened(smoothed))
     found = standing_out(block, principal, looks.first.threshold)
     for look in looks.others:
-        rest = looks.of_rest(look, block, smoothed, found.footprints)
-        found = with_more(found, block, rest, look)
+        found = with_more(found, block, smoothed, look, looks.first)
     scale = noise_along(found.footprints, block)
     return replace(found, courses=found.courses / scale, scale=scale)
 
 
-def with_more(found: Components, block: np.ndarray, seen: np.ndarray, look: Look) -> Components:
-    """With those of a block [T,h,w] that stand out in what a look has `seen` of the rest."""
+def rest_seen(
+    block: np.ndarray, smoothed: np.ndarray, known: np.ndarray, look: Look, first: Look
+) -> np.ndarray:
+    """A block [T,h,w] less what is along orthonormal footprints [K,h*w], as a later look sees it.
+
+    `smoothed` is what the first has seen of it, and all that most others need.
+    """
+    along = torch.from_numpy(known.T)
+    if look.is_finer_than(first):
+        return look.at(without(block, along))
+    return look.on_from(first, without(smoothed, along))
+
+
+def with_more(
+    found: Components, block: np.ndarray, smoothed: np.ndarray, look: Look, first: Look
+) -> Components:
+    """With those that stand out in what a later look sees of the rest (`rest_seen`)."""
+    seen = rest_seen(block, smoothed, found.footprints, look, first)
     strength, faint = PrincipalComponents(flattened(seen)).above(look.threshold)
     if not len(strength):
         return found

@@ -27,6 +27,7 @@ from model.components import (
     flattened,
     greatest,
     greatest_beside,
+    rest_seen,
     smooth_in_space,
     smooth_in_time,
     standing_out,
@@ -66,23 +67,26 @@ class Sample:
         """The noise's greatest singular value beside the components above `threshold`."""
         return greatest_beside(self.smoothed_noise[0], principal, threshold, sigma)
 
-    def greatest_of_rest(self, found: Components, look: Look, looks: Looks) -> list[float]:
-        """The noise's in a further look, beside what was found: in every order, where that counts.
+    def seen_by(self, first: Look) -> Sample:
+        """The same, smoothed in space, too, as the first look sees it."""
+        smoothed, *noises = (
+            smooth_in_space(each, first.space_sigma)
+            for each in (self.smoothed, *self.smoothed_noise)
+        )
+        return replace(self, smoothed=smoothed, smoothed_noise=noises)
+
+    def greatest_of_rest(self, found: Components, look: Look, first: Look) -> list[float]:
+        """The noise's in a later look, beside what was found: in every order, where that counts.
 
         What a finer look sees has so many parts that one order tells enough.
         """
-        is_finer = look.is_finer_than(looks.first)
-        reached = []
-        for smoothed in self.smoothed_noise[:1] if is_finer else self.smoothed_noise:
-            seen = smooth_in_space(smoothed, looks.first.space_sigma)
-            reached.append(greatest(looks.of_rest(look, self.noise, seen, found.footprints)))
-        return reached
+        orders = self.smoothed_noise[:1] if look.is_finer_than(first) else self.smoothed_noise
+        known = found.footprints
+        return [greatest(rest_seen(self.noise, each, known, look, first)) for each in orders]
 
-    def with_more(self, found: Components, look: Look, looks: Looks) -> Components:
-        """What was found, and what a further look finds."""
-        seen = smooth_in_space(self.smoothed, looks.first.space_sigma)
-        rest = looks.of_rest(look, self.block, seen, found.footprints)
-        return with_more(found, self.block, rest, look)
+    def with_more(self, found: Components, look: Look, first: Look) -> Components:
+        """What was found, and what a later look finds."""
+        return with_more(found, self.block, self.smoothed, look, first)
 
     def risk(
         self,
@@ -114,15 +118,17 @@ def samples_of(
 ) -> list[Sample]:
     """Standardised blocks [T,h,w] with noise that is like theirs."""
     rng, num_frames = np.random.default_rng(seed), len(blocks[0])
-    others = [rng.permutation(num_frames) for _ in range(config.noise_orders - 1)]
-    orders = [np.arange(num_frames), *others]
+    orders = [rng.permutation(num_frames) for _ in range(config.noise_orders - 1)]
 
     def sample(block: np.ndarray, noise: np.ndarray) -> Sample:
         return Sample(
             block=block,
             noise=noise,
             smoothed=smooth_in_time(block, config.time_sigma),
-            smoothed_noise=[smooth_in_time(noise[order], config.time_sigma) for order in orders],
+            smoothed_noise=[
+                smooth_in_time(each, config.time_sigma)
+                for each in (noise, *(noise[order] for order in orders))
+            ],
         )
 
     return list(in_parallel(sample, blocks, noises))
@@ -172,6 +178,7 @@ def _followed(
     stands_out = partial(standing_out, threshold=first.threshold)
     found = list(in_parallel(stands_out, (sample.block for sample in samples), principal))
     count = _mean_count(found)
+    seen = list(in_parallel(partial(Sample.seen_by, first=first), samples))
     longest = len(samples[0].block) / SHORTEST
     blurs = config.later_looks
     if chosen is not None:
@@ -181,12 +188,12 @@ def _followed(
         if time_sigma == first.time_sigma and space_sigma <= first.space_sigma:
             continue
         look = Look(time_sigma=time_sigma, space_sigma=space_sigma, threshold=math.inf)
-        of_rest = partial(Sample.greatest_of_rest, look=look, looks=looks)
-        reached = _usual([*chain.from_iterable(in_parallel(of_rest, samples, found))], FAR)
+        of_rest = partial(Sample.greatest_of_rest, look=look, first=first)
+        reached = _usual([*chain.from_iterable(in_parallel(of_rest, seen, found))], FAR)
         beyond = reached.mean() + config.later_deviations * reached.std()
         look = replace(look, threshold=float(beyond))
-        with_more = partial(Sample.with_more, look=look, looks=looks)
-        more = list(in_parallel(with_more, samples, found))
+        with_more = partial(Sample.with_more, look=look, first=first)
+        more = list(in_parallel(with_more, seen, found))
         least = max(LEAST_FAST, FAST_SHARE * count) if time_sigma < first.time_sigma else 0
         if chosen is not None or _mean_count(more) - count > least:
             looks = replace(looks, others=(*looks.others, look))
