@@ -18,16 +18,19 @@ import torch
 from scipy import ndimage
 
 from model.background import FEWEST_FRAMES
+from model.blur import blur_in_time, frames_apart, smooth_in_space, smooth_in_time
 from model.config import LowRankConfig
 
-TRUNCATE = 3.0  # deviations, where a Gaussian ends
 MEDIAN_OF_NORMAL = 0.6745  # of the size of what is normal, in deviations
 CLEARLY_MORE = 1.3  # than the deviation that a course's noise has where it is white
 
 
 def _gram(block: torch.Tensor) -> torch.Tensor:
     """Of a block [T,P]: [P,P] or [T,T], whichever is smaller."""
-    return block.T @ block if block.shape[0] >= block.shape[1] else block @ block.T
+    values = block.numpy()  # which works out half of what is symmetric, where torch does it all
+    return torch.from_numpy(
+        values.T @ values if values.shape[0] >= values.shape[1] else values @ values.T
+    )
 
 
 class PrincipalComponents:
@@ -164,9 +167,9 @@ class Look:
         in_time = self.time_sigma**2 - first.time_sigma**2
         in_space = self.space_sigma**2 - first.space_sigma**2
         apart = frames_apart(first.time_sigma)
-        blurred = blurred_in_time(seen, math.sqrt(in_time) / apart)
-        some = blurred[:: frames_apart(self.time_sigma) // apart]
-        return smooth_in_space(some, math.sqrt(in_space))
+        every = frames_apart(self.time_sigma) // apart
+        blurred = blur_in_time(seen, math.sqrt(in_time) / apart, every)
+        return smooth_in_space(blurred, math.sqrt(in_space))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,31 +257,6 @@ def shrunk(found: Components, courses: np.ndarray) -> Factors:
 def filtered_and_shrunk(found: Components, config: LowRankConfig) -> Factors:
     """Of a block that is seen by itself."""
     return shrunk(found, wiener(found.courses, config.spectrum_smoothing))
-
-
-def frames_apart(sigma: float) -> int:
-    """How far frames can be apart that a blur of `sigma` frames leaves something to say.
-
-    What is faster has less than a hundredth of its amplitude then.
-    """
-    return max(1, int(sigma))
-
-
-def blurred_in_time(block: np.ndarray, sigma: float) -> np.ndarray:
-    """A block [T,h,w] blurred by a Gaussian of `sigma` frames."""
-    if not sigma:
-        return block
-    return ndimage.gaussian_filter1d(block, sigma, axis=0, truncate=TRUNCATE)
-
-
-def smooth_in_time(block: np.ndarray, sigma: float) -> np.ndarray:
-    """The same, [t,h,w]: as many frames as have something to say."""
-    return np.ascontiguousarray(blurred_in_time(block, sigma)[:: frames_apart(sigma)])
-
-
-def smooth_in_space(block: np.ndarray, sigma: float) -> np.ndarray:
-    """A block [T,h,w] blurred by a Gaussian of `sigma` pixels."""
-    return ndimage.gaussian_filter(block, (0, sigma, sigma), truncate=TRUNCATE)
 
 
 def noise_only(block: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -17,6 +17,7 @@ from itertools import chain
 
 import numpy as np
 
+from model.blur import smooth_in_space, smooth_in_time
 from model.components import (
     MEDIAN_OF_NORMAL,
     Components,
@@ -28,8 +29,6 @@ from model.components import (
     greatest,
     greatest_beside,
     rest_seen,
-    smooth_in_space,
-    smooth_in_time,
     standing_out,
     with_more,
 )

@@ -31,9 +31,9 @@ import torch
 from model.background import blurred_mean, measure_background
 from model.basis import orthonormal_courses, weighed_by_noise
 from model.blending import accumulated_weight, hann_window
+from model.blur import TRUNCATE
 from model.budget import Budget, plan_stack
 from model.components import (
-    TRUNCATE,
     Components,
     Factors,
     Looks,

@@ -16,13 +16,13 @@ import torch
 
 from model.background import Background
 from model.basis import orthonormal_courses
+from model.blur import smooth_in_time
 from model.components import (
     PrincipalComponents,
     flattened,
     greatest_beside,
     noise_along,
     noise_only,
-    smooth_in_time,
     wiener,
 )
 from model.config import LowRankConfig
