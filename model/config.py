@@ -115,12 +115,16 @@ class TeachConfig:
     judged: float = 0.25  # part of the field, at its end, that shows whether it has helped
 
 
+BLOCK_STEP = 4  # pixels, that the sides of blocks are multiples of, for networks to halve twice
+
+
 @dataclass(frozen=True, kw_only=True)
 class LowRankConfig:
     """Denoising by the recording's own principal components; lengths in frames and pixels."""
 
     block: int = 24  # about two cells wide
-    other_blocks: tuple[int, ...] = ()  # sizes of which the mean is taken, where time allows
+    other_blocks: tuple[int, ...] = ()  # sizes of which the mean is taken, where time allows, and
+    small_blocks: tuple[int, ...] = ()  # of fewer frames than a block has pixels
     overlaps: tuple[float, ...] = (0.5, 0.25, 0.125)  # the smaller ones where time is too short
     time_sigma: float = 4.0  # components are looked for after this blur, a quarter of T at most,
     space_sigmas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4)  # and one of these; then in what is left
@@ -139,6 +143,19 @@ class LowRankConfig:
     probe: float = 0.3  # of Stein's estimate, in deviations of the noise
     motion: MotionConfig = field(default_factory=MotionConfig)
     teach: TeachConfig | None = None  # None: a network, if there is one, stays as it is
+
+    def other_sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Sizes of blocks beside the first for a recording [T,H,W], in the order of their worth.
+
+        None is larger than the field. Small ones where the frames are few: a block has no more
+        components than those, however much is in it.
+        """
+        num_frames, *field_sides = shape
+        whole = min(field_sides) // BLOCK_STEP * BLOCK_STEP
+        is_short = num_frames < self.block**2
+        sizes = (*self.other_blocks, *(self.small_blocks if is_short else ()))
+        fit = dict.fromkeys(min(size, whole) for size in sizes)
+        return tuple(size for size in fit if size and size != self.block)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +257,7 @@ METHODS: dict[str, Method] = {
     "lowrank": Method(checkpoint="never", low_rank=LowRankConfig()),
     "lowrank_unet": Method(
         network="factor_net", checkpoint="required",
-        low_rank=LowRankConfig(other_blocks=(16, 48), teach=TeachConfig()),
+        low_rank=LowRankConfig(other_blocks=(56,), small_blocks=(16,), teach=TeachConfig()),
         takes_bf16=True,
         training_bytes_per_voxel=(6_000,),
     ),

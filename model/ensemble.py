@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from model.block_images import DenoiseImages, DenoiseMean
 from model.budget import Budget
-from model.lowrank import DenoiseCourses, DenoiseImages, DenoiseMean, LowRank
+from model.lowrank import DenoiseCourses, LowRank
 from model.memory import available_bytes
 
 
@@ -20,16 +21,15 @@ class LowRankEnsemble:
     """`LowRank` in blocks of one size, and of others where the configuration has them."""
 
     def __init__(self, first: LowRank, budget: Budget | None = None) -> None:
-        """A recording measured in blocks of one size; where the budget is not enough, it alone."""
-        height, width = first.frames.shape[1:]
-        others = tuple(size for size in first.config.other_blocks if size <= min(height, width))
+        """A recording measured in blocks of one size, and of as many more as the budget is for."""
+        others = first.config.other_sizes(first.frames.shape)
         self._budget = budget or Budget(math.inf)
+        left = self._budget.remaining()
         # every size takes about as long: fewer blocks that take longer, more that take less
-        is_late = self._budget.remaining() < (1 + len(others)) * first.seconds
-        self.left_out = others if is_late else ()  # sizes for which there was a
+        fit = sum(left >= (2 + number) * first.seconds for number in range(len(others)))
+        self.left_out = others[fit:]  # sizes for which there was a
         self.lack = "time"  # or of memory
-        self.members = [first]
-        self.members += [first.in_blocks_of(size) for size in others if not is_late]
+        self.members = [first, *map(first.in_blocks_of, others[:fit])]
 
     def find(self, denoise_courses: DenoiseCourses | None = None) -> None:
         """Find the factors of all blocks (`LowRank.find`), of other sizes while there is room.
@@ -48,7 +48,8 @@ class LowRankEnsemble:
             needed = taken + (2 + number) * max(taken, first.seconds - taken)
             if not has_memory or self._budget.remaining() < needed:
                 self.members = self.members[: 1 + number]
-                self.left_out = tuple(left.config.block for left in others[number:])
+                too_many = tuple(left.config.block for left in others[number:])
+                self.left_out = (*too_many, *self.left_out)
                 self.lack = "time" if has_memory else "memory"
                 break
             other.find(denoise_courses)

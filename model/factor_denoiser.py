@@ -43,8 +43,8 @@ class FactorDenoiser:
         return self._denoised(seen[None, :, :, None])[0, :, 0].T
 
     def images(self, images: np.ndarray) -> np.ndarray:
-        """What becomes of one block's images [K,h,w], in two looks: float32."""
-        found = self._denoised(images[None, None])[0]
+        """What becomes of blocks' images [B,K,h,w], in two looks: float32."""
+        found = self._denoised(images[:, None])
 
         def again(turned: np.ndarray) -> np.ndarray:
             return self._denoised(turned[:, None], BESIDE_THE_MEAN)

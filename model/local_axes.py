@@ -35,34 +35,35 @@ class Place:
 def with_local_axes(
     images: np.ndarray, found: np.ndarray, denoise: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """What `denoise` makes of images [K,h,w] turned to the axes of each place, turned back.
+    """What `denoise` makes of images [B,K,h,w] turned to the axes of each place, turned back.
 
-    It takes several places' at once, [B,L,h,w] with h and w of SEEN at most, and need not denoise
-    the first of them, the mean: that stays as it was found. `found` is what it made of the images
-    as they are.
+    Those of B blocks, with zeros where one has fewer. It takes the places of all at once, [N,L,h,w]
+    with h and w of SEEN at most, and need not denoise the first of them, the mean: that stays as it
+    was found. `found` is what it made of the images as they are.
     """
-    if len(images) < 3:  # one direction has no other axis
-        return found
-    rows, columns = map(places, images.shape[1:])
-    looked_at = []  # places, and their axes
-    for row, column in product(rows, columns):
-        axes = principal_axes(found[1:], np.outer(row.weight, column.weight))
-        if axes.shape[1]:
-            looked_at.append((row, column, axes))
+    rows, columns = map(places, images.shape[2:])
+    looked_at = []  # blocks, places and their axes
+    for block, (noisy, before) in enumerate(zip(images, found, strict=True)):
+        if np.count_nonzero(noisy.any((1, 2))) < 3:
+            continue  # one direction has no other axis
+        for row, column in product(rows, columns):
+            axes = principal_axes(before[1:], np.outer(row.weight, column.weight))
+            if axes.shape[1]:
+                looked_at.append((block, row, column, axes))
     if not looked_at:
         return found
     most = 1 + max(axes.shape[1] for *_, axes in looked_at)
     turned = np.zeros((len(looked_at), most, len(rows[0].share), len(columns[0].share)), np.float32)
-    for values, (row, column, axes) in zip(turned, looked_at, strict=True):
-        around = images[:, row.seen, column.seen]
+    for values, (block, row, column, axes) in zip(turned, looked_at, strict=True):
+        around = images[block, :, row.seen, column.seen]
         values[0] = around[0]
         values[1 : 1 + axes.shape[1]] = along_axes(around[1:], axes)
     result = found.copy()
-    for again, (row, column, axes) in zip(denoise(turned), looked_at, strict=True):
-        before = found[1:, row.seen, column.seen]
+    for again, (block, row, column, axes) in zip(denoise(turned), looked_at, strict=True):
+        before = found[block, 1:, row.seen, column.seen]
         change = again[1 : 1 + axes.shape[1]] - along_axes(before, axes)
         share = np.outer(row.share, column.share)
-        result[1:, row.seen, column.seen] += share * np.tensordot(axes, change, 1)
+        result[block, 1:, row.seen, column.seen] += share * np.tensordot(axes, change, 1)
     return result
 
 

@@ -31,6 +31,7 @@ import torch
 from model.background import blurred_mean, measure_background
 from model.basis import orthonormal_courses, weighed_by_noise
 from model.blending import accumulated_weight, hann_window
+from model.block_images import BlockImages, DenoiseImages, DenoiseMean, blocks_at_a_time
 from model.blur import TRUNCATE
 from model.budget import Budget, plan_stack
 from model.components import (
@@ -50,7 +51,6 @@ from model.frames import ChosenFrames, Frames
 from model.looks import SHORTEST, Sample, choose_looks, measured_anew, samples_of
 from model.memory import available_bytes
 from model.motion import measure_motion
-from model.orientation import Orientation
 from model.parallel import in_parallel, workers
 from model.progress import Progress
 from model.tiling import AxisPlan, plan_axis
@@ -63,19 +63,14 @@ VOXELS_AT_A_TIME = 2**25
 SAMPLE_BYTES = 2**30  # of sampled blocks, their noise not counted: long recordings have fewer
 MEMORY = 0.8  # of what is left, that factors are expected to take at most
 BANDS = 2  # a row of blocks, smoothed, and its parts in work, in rows of blocks
-WITH_THE_REST = 4.0  # a block's time with its courses, reading and rendering, over that without
+WITH_THE_REST = 3.0  # a block's time with its courses, reading and rendering, over that without
 BRIGHT = 5.0  # deviations of the noise, that images are bright by to time a network
-PROBED_BLOCKS = 200  # about as many tell how far the network's mean image is to be followed
 
 Corner = tuple[int, int]  # row and column of a block, in positions of the padded axes
 Made = TypeVar("Made")
 # Courses [T,K] in noise of variance 1, a guess of what they are without, and what the guess has of
 # courses that the whole field has in common, to what they are without.
 DenoiseCourses = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-# Images [K,h,w] in noise of variance 1, the mean first, to what they are without.
-DenoiseImages = Callable[[np.ndarray], np.ndarray]
-# The same, to what the mean is without: [h,w].
-DenoiseMean = Callable[[np.ndarray], np.ndarray]
 
 
 class LowRankError(RuntimeError):
@@ -193,10 +188,11 @@ class LowRank:
         each = WITH_THE_REST * _seconds_of(decomposed)
         if denoise_images:
             size, count = self.config.block, 1 + math.ceil(self._usual_components)
-            drawn = np.random.default_rng(self._seed).standard_normal((count, size, size))
+            shape = blocks_at_a_time(count, size), count, size, size
+            drawn = np.random.default_rng(self._seed).standard_normal(shape)
             bright = (BRIGHT * drawn).astype(np.float32)
             denoise_images(bright)  # a GPU takes seconds to prepare itself
-            each += _seconds_of(lambda _: denoise_images(bright))
+            each += _seconds_of(lambda _: denoise_images(bright)) / len(bright)
         plan = plan_stack(budget.remaining(), each, self._num_blocks, overlaps)
         self.seconds, self.is_late = plan.inference_seconds, plan.is_late
         self._overlap_by(plan.overlap)
@@ -377,61 +373,31 @@ class LowRank:
     def denoise_images(
         self, denoiser: DenoiseImages, denoise_mean: DenoiseMean | None = None
     ) -> float:
-        """Replace every block's images [K,h,w] by what `denoiser` makes of them.
+        """Replace every block's images [K,h,w] by what `denoiser` makes of them (`BlockImages`).
 
-        The brightness of every block stays as it was recorded. Of what else is changed in the mean,
-        that share alone which the estimated error is least with: tissue unlike any it has seen
-        keeps its detail. The share, from 0 to 1. (Not so the other images, whose noise is not quite
-        independent of the courses: the estimate fails there.) `denoise_mean` gives what it makes of
-        the mean, should that take less time. Every block is looked at in an orientation of its own.
+        The brightness of every block stays as it was recorded. The share of what else is changed in
+        the mean that is followed, from 0 to 1. `denoise_mean` gives what it makes of the mean,
+        should that take less time.
         """
-        noisy = {corner: factors.footprints for corner, factors in self.factors.items()}
-        scale = self._image_scale
-        every = max(1, len(noisy) // PROBED_BLOCKS)
-
-        def as_bright(mean: np.ndarray, noisy_mean: np.ndarray) -> np.ndarray:
-            return mean + (noisy_mean - mean).mean()
-
-        def denoised(images: np.ndarray, way: Orientation) -> np.ndarray:
-            found = scale * way.undone(denoiser(way.seen(images / scale)))
-            found[0] = as_bright(found[0], images[0])
-            return found
-
-        def mean_of(images: np.ndarray, way: Orientation) -> np.ndarray:
-            seen = way.seen(images / scale)
-            mean = denoise_mean(seen) if denoise_mean else denoiser(seen)[0]
-            return as_bright(scale * way.undone(mean), images[0])
-
-        def of_block(number: int, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            """What becomes of a block, and what tells of its mean: weight, change, divergence."""
-            rng = np.random.default_rng([self._seed, number])
-            way = Orientation.drawn(rng)
-            images = flat.reshape(-1, self.config.block, self.config.block)
-            result = denoised(images, way)
-            if number % every:
-                return result.reshape(flat.shape), np.zeros(3)
-            signs = rng.choice(np.array([-1, 1], np.float32), images.shape[1:])
-            moved = images.copy()
-            moved[0] += self.config.probe * signs
-            follows = signs * (mean_of(moved, way) - result[0]) / self.config.probe
-            change = np.square(result[0] - images[0]).mean()
-            return result.reshape(flat.shape), np.array([1.0, change, follows.mean()])
-
-        told = np.zeros(3)
+        size = self.config.block
+        noisy = [each.footprints.reshape(-1, size, size) for each in self.factors.values()]
+        images = BlockImages(noisy=noisy, deviation=self._image_scale, seed=self._seed)
+        found = []
         progress = Progress("denoising", len(noisy), "blocks")
-        results = in_parallel(of_block, range(len(noisy)), noisy.values())
-        for number, (corner, (footprints, tells)) in enumerate(zip(noisy, results, strict=True)):
-            courses = self.factors[corner].courses
-            self.factors[corner] = Factors(courses=courses, footprints=footprints)
-            told += tells
-            progress.update(number + 1)
-        probed, changed, followed = told
-        # Stein's estimate of the error is a parabola in the share, for noise of variance 1.
-        share = (probed - followed) / changed if changed > 0 else 1.0
-        share = min(1.0, max(0.0, share))
-        for corner, flat in noisy.items():
-            footprints = self.factors[corner].footprints
-            footprints[0] = flat[0] + share * (footprints[0] - flat[0])
+        for result in images.denoised(denoiser):
+            found.append(result)
+            progress.update(len(found))
+        share = images.share_of_mean(
+            [result[0] for result in found],
+            denoise_mean or (lambda images: denoiser(images[None])[0, 0]),
+            self.config.probe,
+        )
+        for corner, recorded, result in zip(self.factors, noisy, found, strict=True):
+            result[0] = recorded[0] + share * (result[0] - recorded[0])
+            self.factors[corner] = Factors(
+                courses=self.factors[corner].courses,
+                footprints=result.reshape(len(result), size**2),
+            )
         return share
 
     @property

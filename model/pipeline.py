@@ -336,16 +336,17 @@ class Denoiser:
         record: StackRecord,
     ) -> None:
         """Teach a network for factors by the recording itself, where that helps."""
-        config = measured.config.teach
-        if not config or self.steps == 0 or measured.doubts:
+        config = measured.config
+        if not config.teach or self.steps == 0 or measured.doubts:
             return  # doubtful noise may be in both halves of the frames
-        needed = TIMES_AS_LONG * (1 + len(measured.config.other_blocks)) * measured.seconds
+        num_sizes = 1 + len(config.other_sizes(measured.frames.shape))
+        needed = TIMES_AS_LONG * num_sizes * measured.seconds
         if not math.isinf(budget.remaining()) and needed > budget.remaining():
             _note_shortened("the network left as it is for lack of time", record)
             return
         share = budget.share(1.0, TEACHING_SHARE)
         try:
-            report = teach(denoiser, measured, config, share, self.seed)
+            report = teach(denoiser, measured, config.teach, share, self.seed)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -354,8 +355,8 @@ class Denoiser:
             return
         if not report:
             return
-        record.steps_asked, record.steps_done = config.steps, report.steps
-        if report.steps < config.steps:
+        record.steps_asked, record.steps_done = config.teach.steps, report.steps
+        if report.steps < config.teach.steps:
             _note_cut(record)
         record.judged, record.is_adapted = report.judged, report.has_helped
         logger.info(

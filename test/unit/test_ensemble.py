@@ -60,10 +60,28 @@ def test_it_is_the_mean_over_sizes_and_nearer_to_the_truth_than_theirs(
     assert stsnr(clean, result).stsnr > np.mean(scores) + 0.1
 
 
-def test_no_other_block_is_larger_than_the_field(noisy: np.ndarray) -> None:
-    larger = replace(ONE, other_blocks=(12, 48))
-    found = LowRankEnsemble(LowRank(noisy, larger))
-    assert [member.config.block for member in found.members] == [16, 12]
+@pytest.mark.parametrize(
+    "shape, sizes",
+    [
+        ((600, 80, 70), (20, 48)),
+        ((200, 80, 70), (20, 48, 12)),  # fewer frames than a block of 16 has pixels
+        ((200, 80, 43), (20, 40, 12)),
+        ((200, 19, 80), (12,)),  # all the field is the first size
+        ((200, 9, 80), (8,)),
+        ((200, 3, 80), ()),
+    ],
+)
+def test_other_sizes_are_for_the_field_and_the_frames(
+    shape: tuple[int, ...], sizes: tuple[int, ...]
+) -> None:
+    config = replace(ONE, other_blocks=(20, 48), small_blocks=(12,))
+    assert config.other_sizes(shape) == sizes
+
+
+def test_a_field_smaller_than_a_block_is_one(noisy: np.ndarray) -> None:
+    found = found_in(noisy, replace(ONE, other_blocks=(48,)))
+    assert [member.config.block for member in found.members] == [16, 40]
+    assert len(found.members[1].factors) == 2  # of 40 and 44 pixels
     assert not found.left_out
 
 
@@ -106,7 +124,7 @@ def test_images_and_counts_are_of_all_sizes(noisy: np.ndarray) -> None:
     seen = set()
 
     def denoise(images: np.ndarray) -> np.ndarray:
-        seen.add(images.shape[1:])
+        seen.add(images.shape[2:])
         return images.copy()
 
     found.denoise_images(denoise)
@@ -121,6 +139,17 @@ def test_other_sizes_are_left_out_where_time_is_short(
     found = LowRankEnsemble(LowRank(noisy, CONFIG, budget=budget), budget)
     assert found.left_out == left_out
     assert len(found.members) == 3 - len(left_out)
+
+
+@pytest.mark.parametrize("seconds, left_out", [(30.0, ()), (29.0, (20,)), (19.0, (12, 20))])
+def test_as_many_sizes_as_there_is_time_for(
+    noisy: np.ndarray, seconds: float, left_out: tuple[int, ...]
+) -> None:
+    first = LowRank(noisy, CONFIG)
+    first.seconds = 10.0
+    found = LowRankEnsemble(first, Budget(seconds, lambda: 0.0))
+    assert found.left_out == left_out
+    assert [member.config.block for member in found.members] == [16, 12, 20][: 3 - len(left_out)]
 
 
 @pytest.mark.parametrize("seconds, left_out", [(1000.0, ()), (49.0, (20,)), (39.0, (12, 20))])

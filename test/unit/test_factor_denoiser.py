@@ -13,7 +13,7 @@ from model.factor_denoiser import FactorDenoiser
 from model.inference import InferenceError
 
 CPU = pick_device("cpu")
-IMAGES = np.ones((3, 8, 8), np.float32)
+IMAGES = np.ones((1, 3, 8, 8), np.float32)
 
 
 class Answer(nn.Module):
@@ -52,10 +52,22 @@ def noisy(*shape: int) -> np.ndarray:
 
 
 def test_the_mean_alone_is_what_it_is_among_all_images(net: FactorNet) -> None:
-    denoiser, images = FactorDenoiser(net=net, device=CPU), noisy(4, 16, 16)
-    mean = denoiser.images(images)[0]
-    assert np.abs(mean - images[0]).max() > 0.1
-    np.testing.assert_allclose(denoiser.mean(images), mean, rtol=1e-4, atol=1e-4)
+    denoiser, images = FactorDenoiser(net=net, device=CPU), noisy(2, 4, 16, 16)
+    means = denoiser.images(images)[:, 0]
+    assert np.abs(means - images[:, 0]).max() > 0.1
+    for block, mean in zip(images, means, strict=True):
+        np.testing.assert_allclose(denoiser.mean(block), mean, rtol=1e-4, atol=1e-4)
+
+
+def test_images_of_a_block_are_the_same_beside_other_blocks(net: FactorNet) -> None:
+    denoiser, images = FactorDenoiser(net=net, device=CPU), noisy(3, 4, 16, 16)
+    images[1, 2:] = 0  # fewer than the others have
+    together = denoiser.images(images)
+    assert together.dtype == np.float32
+    for number, count in enumerate((4, 2, 4)):
+        alone = denoiser.images(images[number : number + 1, :count])[0]
+        np.testing.assert_allclose(together[number, :count], alone, rtol=1e-4, atol=1e-4)
+        assert not together[number, count:].any()
 
 
 def test_bf16_gives_nearly_the_same_in_fp32(net: FactorNet) -> None:
@@ -64,7 +76,7 @@ def test_bf16_gives_nearly_the_same_in_fp32(net: FactorNet) -> None:
         FactorDenoiser(net=net, device=CPU, precision=precision) for precision in ("fp32", "bf16")
     )
     for found, wanted in (
-        (fast.images(images), exact.images(images)),
+        (fast.images(images[None]), exact.images(images[None])),
         (fast.mean(images), exact.mean(images)),
         (
             fast.courses(courses, courses / 2, courses / 4),

@@ -1,0 +1,97 @@
+"""What a network makes of the images of many blocks of tissue.
+
+Every block is looked at in an orientation of its own. What the network changes in a mean image is
+followed to a share only: that of least risk (Stein's estimate by a probe: Ramani et al., IEEE TIP
+17:1540, 2008), so that tissue unlike any it has seen keeps its detail. Not so the other images,
+whose noise is not quite independent of the courses: the estimate fails there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+import numpy as np
+
+from model.orientation import Orientation
+from model.parallel import in_parallel
+
+PIXELS_AT_A_TIME = 2**14  # of images, that a network is given; of more it takes as long for each
+PROBED = 200  # blocks, about, that tell how far the network is to be followed
+
+# Images [B,K,h,w] of some blocks in noise of variance 1, the mean first, to what they are without;
+# zeros, which stay so, where a block has fewer.
+DenoiseImages = Callable[[np.ndarray], np.ndarray]
+# Those of one block [K,h,w], to what the mean is without: [h,w].
+DenoiseMean = Callable[[np.ndarray], np.ndarray]
+
+
+def blocks_at_a_time(num_images: float, size: int) -> int:
+    """How many blocks of so many images, and of so many pixels a side, a network is given."""
+    return max(1, int(PIXELS_AT_A_TIME / (num_images * size**2)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockImages:
+    """The images [K,h,h] of every block as they were recorded, the mean first."""
+
+    noisy: Sequence[np.ndarray]
+    deviation: float  # that their white noise is taken for
+    seed: int
+
+    def denoised(self, denoise: DenoiseImages) -> Iterator[np.ndarray]:
+        """Of every block, in order; a mean is as bright as it was recorded."""
+        count = len(self.noisy)
+        usual = sum(map(len, self.noisy)) / count
+        together = blocks_at_a_time(usual, self.noisy[0].shape[-1])
+        groups = [range(count)[first : first + together] for first in range(0, count, together)]
+        return chain.from_iterable(in_parallel(partial(self._of_some, denoise), groups))
+
+    def _of_some(self, denoise: DenoiseImages, numbers: Sequence[int]) -> list[np.ndarray]:
+        blocks = [self.noisy[number] for number in numbers]
+        ways = [Orientation.drawn(self._rng(number)) for number in numbers]
+        most = max(map(len, blocks))
+        seen = np.zeros((len(blocks), most, *blocks[0].shape[1:]), np.float32)
+        for values, images, way in zip(seen, blocks, ways, strict=True):
+            values[: len(images)] = way.seen(images / self.deviation)
+        results = []
+        for found, images, way in zip(denoise(seen), blocks, ways, strict=True):
+            result = self.deviation * way.undone(found[: len(images)])
+            result[0] = _as_bright(result[0], images[0])
+            results.append(result)
+        return results
+
+    def share_of_mean(
+        self, means: Sequence[np.ndarray], denoise_mean: DenoiseMean, probe: float
+    ) -> float:
+        """Of the change to these [h,h], which a network made of the means: from 0 to 1."""
+        probed = range(0, len(means), max(1, len(means) // PROBED))
+        told = in_parallel(
+            partial(self._told_by, denoise_mean, probe), probed, means[:: probed.step]
+        )
+        change, divergence = np.mean(list(told), axis=0)
+        # the risk is a parabola in the share, for noise of variance 1
+        return min(1.0, max(0.0, float((1 - divergence) / change))) if change > 0 else 1.0
+
+    def _told_by(
+        self, denoise_mean: DenoiseMean, probe: float, number: int, mean: np.ndarray
+    ) -> tuple[float, float]:
+        """The change to a mean, squared, and its divergence."""
+        images, rng = self.noisy[number], self._rng(number)
+        way = Orientation.drawn(rng)
+        signs = rng.choice(np.array([-1, 1], np.float32), mean.shape)
+        moved = images.copy()
+        moved[0] += probe * signs
+        found = self.deviation * way.undone(denoise_mean(way.seen(moved / self.deviation)))
+        follows = _as_bright(found, moved[0]) - mean
+        return np.square(mean - images[0]).mean(), (signs * follows).mean() / probe
+
+    def _rng(self, number: int) -> np.random.Generator:
+        """A block's own."""
+        return np.random.default_rng([self.seed, number])
+
+
+def _as_bright(mean: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    return mean + (recorded - mean).mean()
