@@ -17,7 +17,7 @@ from itertools import product
 
 import numpy as np
 
-PLACE = 12.0  # pixels that a place is wide at most; neighbours blend into each other
+PLACE = 14.0  # pixels that a place is wide at most; neighbours blend into each other
 SEEN = 32  # pixels around a place, and of a smaller block all, that it is denoised with
 SIGMA = 2.0  # pixels, of the Gaussian around its middle by which pixels tell of its axes
 LEAST = 0.05  # mean square of an image there, in variances of the noise, to be denoised again

@@ -86,7 +86,7 @@ def test_axes_are_orthonormal_and_those_with_most_come_first() -> None:
     assert (np.diff(squares) <= 0).all() and squares[-1] > LEAST
 
 
-@pytest.mark.parametrize("side, count", [(8, 1), (12, 1), (16, 2), (24, 2), (32, 3), (64, 6)])
+@pytest.mark.parametrize("side, count", [(8, 1), (14, 1), (16, 2), (24, 2), (32, 3), (56, 4)])
 def test_shares_of_places_sum_up_to_one(side: int, count: int) -> None:
     found = places(side)
     assert len(found) == count
