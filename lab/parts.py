@@ -131,7 +131,7 @@ def scores(clean: np.ndarray, level: int, net: Halves, config: LowRankConfig) ->
         "network for images alone": _found(measured, as_guessed, net.images),
         "both": denoised_by(measured, net),
         "both, components looked for once": denoised_by(once, net),
-        "both, in three sizes (lowrank_unet)": denoised_by(in_all_sizes, net),
+        "both, in all sizes (lowrank_unet)": denoised_by(in_all_sizes, net),
         "both, motion left in": denoised_by(unmoved, net),
         "told the true courses": _told_courses(measured, clean, net),
         "told the true images": _told_images(measured, clean, net),

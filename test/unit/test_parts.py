@@ -28,5 +28,5 @@ def test_every_variant_is_scored_and_the_truth_helps(
     }
     assert len(rows) == 9
     np.testing.assert_array_less(rows["no network (lowrank)"], rows["both"])
-    np.testing.assert_array_less(rows["both"], rows["both, in three sizes (lowrank_unet)"])
+    np.testing.assert_array_less(rows["both"], rows["both, in all sizes (lowrank_unet)"])
     np.testing.assert_array_less(rows["both"], rows["told the true images"])
