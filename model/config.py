@@ -123,8 +123,7 @@ class LowRankConfig:
     """Denoising by the recording's own principal components; lengths in frames and pixels."""
 
     block: int = 24  # about two cells wide
-    other_blocks: tuple[int, ...] = ()  # sizes of which the mean is taken, where time allows, and
-    small_blocks: tuple[int, ...] = ()  # of fewer frames than a block has pixels
+    other_blocks: tuple[int, ...] = ()  # sizes of which the mean is taken, where time allows
     overlaps: tuple[float, ...] = (0.5, 0.25, 0.125)  # the smaller ones where time is too short
     time_sigma: float = 4.0  # components are looked for after this blur, a quarter of T at most,
     space_sigmas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4)  # and one of these; then in what is left
@@ -144,17 +143,13 @@ class LowRankConfig:
     motion: MotionConfig = field(default_factory=MotionConfig)
     teach: TeachConfig | None = None  # None: a network, if there is one, stays as it is
 
-    def other_sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Sizes of blocks beside the first for a recording [T,H,W], in the order of their worth.
+    def other_sizes(self, field: tuple[int, ...]) -> tuple[int, ...]:
+        """Sizes of blocks beside the first for a field [H,W], none larger than that.
 
-        None is larger than the field. Small ones where the frames are few: a block has no more
-        components than those, however much is in it.
+        In the order of their worth.
         """
-        num_frames, *field_sides = shape
-        whole = min(field_sides) // BLOCK_STEP * BLOCK_STEP
-        is_short = num_frames < self.block**2
-        sizes = (*self.other_blocks, *(self.small_blocks if is_short else ()))
-        fit = dict.fromkeys(min(size, whole) for size in sizes)
+        whole = min(field) // BLOCK_STEP * BLOCK_STEP
+        fit = dict.fromkeys(min(size, whole) for size in self.other_blocks)
         return tuple(size for size in fit if size and size != self.block)
 
 
@@ -257,7 +252,7 @@ METHODS: dict[str, Method] = {
     "lowrank": Method(checkpoint="never", low_rank=LowRankConfig()),
     "lowrank_unet": Method(
         network="factor_net", checkpoint="required",
-        low_rank=LowRankConfig(other_blocks=(56,), small_blocks=(16,), teach=TeachConfig()),
+        low_rank=LowRankConfig(other_blocks=(56, 16), teach=TeachConfig()),
         takes_bf16=True,
         training_bytes_per_voxel=(6_000,),
     ),

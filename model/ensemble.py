@@ -22,7 +22,7 @@ class LowRankEnsemble:
 
     def __init__(self, first: LowRank, budget: Budget | None = None) -> None:
         """A recording measured in blocks of one size, and of as many more as the budget is for."""
-        others = first.config.other_sizes(first.frames.shape)
+        others = first.config.other_sizes(first.frames.shape[1:])
         self._budget = budget or Budget(math.inf)
         left = self._budget.remaining()
         # every size takes about as long: fewer blocks that take longer, more that take less

@@ -339,7 +339,7 @@ class Denoiser:
         config = measured.config
         if not config.teach or self.steps == 0 or measured.doubts:
             return  # doubtful noise may be in both halves of the frames
-        num_sizes = 1 + len(config.other_sizes(measured.frames.shape))
+        num_sizes = 1 + len(config.other_sizes(measured.frames.shape[1:]))
         needed = TIMES_AS_LONG * num_sizes * measured.seconds
         if not math.isinf(budget.remaining()) and needed > budget.remaining():
             _note_shortened("the network left as it is for lack of time", record)

@@ -61,21 +61,19 @@ def test_it_is_the_mean_over_sizes_and_nearer_to_the_truth_than_theirs(
 
 
 @pytest.mark.parametrize(
-    "shape, sizes",
+    "field, sizes",
     [
-        ((600, 80, 70), (20, 48)),
-        ((200, 80, 70), (20, 48, 12)),  # fewer frames than a block of 16 has pixels
-        ((200, 80, 43), (20, 40, 12)),
-        ((200, 19, 80), (12,)),  # all the field is the first size
-        ((200, 9, 80), (8,)),
-        ((200, 3, 80), ()),
+        ((80, 70), (20, 48, 12)),
+        ((80, 43), (20, 40, 12)),
+        ((19, 80), (12,)),  # all the field is the first size
+        ((9, 80), (8,)),
+        ((3, 80), ()),
     ],
 )
-def test_other_sizes_are_for_the_field_and_the_frames(
-    shape: tuple[int, ...], sizes: tuple[int, ...]
+def test_other_sizes_are_no_larger_than_the_field(
+    field: tuple[int, int], sizes: tuple[int, ...]
 ) -> None:
-    config = replace(ONE, other_blocks=(20, 48), small_blocks=(12,))
-    assert config.other_sizes(shape) == sizes
+    assert replace(ONE, other_blocks=(20, 48, 12)).other_sizes(field) == sizes
 
 
 def test_a_field_smaller_than_a_block_is_one(noisy: np.ndarray) -> None:
