@@ -8,12 +8,14 @@ whose noise is not quite independent of the courses: the estimate fails there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
 import numpy as np
+import torch
 
 from model.orientation import Orientation
 from model.parallel import in_parallel
@@ -45,7 +47,8 @@ class BlockImages:
         """Of every block, in order; a mean is as bright as it was recorded."""
         count = len(self.noisy)
         usual = sum(map(len, self.noisy)) / count
-        together = blocks_at_a_time(usual, self.noisy[0].shape[-1])
+        for_all_cores = math.ceil(count / torch.get_num_threads())
+        together = min(for_all_cores, blocks_at_a_time(usual, self.noisy[0].shape[-1]))
         groups = [range(count)[first : first + together] for first in range(0, count, together)]
         return chain.from_iterable(in_parallel(partial(self._of_some, denoise), groups))
 

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from model import block_images
 from model.block_images import BlockImages, blocks_at_a_time
@@ -33,6 +34,7 @@ def test_blocks_together_are_what_they_are_alone(
         given.append(seen.shape)
         return soft(seen)
 
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     alone = list(images.denoised(denoise))
     assert given == [(len(COUNTS), max(COUNTS), SIZE, SIZE)]
     monkeypatch.setattr(block_images, "PIXELS_AT_A_TIME", 2 * SIZE**2 * sum(COUNTS) / len(COUNTS))
@@ -79,3 +81,12 @@ def test_fewer_blocks_at_a_time_where_they_are_large_and_one_at_least() -> None:
     numbers = [blocks_at_a_time(5.5, size) for size in (8, 16, 24, 48, 500)]
     assert all(more >= fewer for more, fewer in pairwise(numbers))
     assert numbers[0] > 10 and numbers[-1] == 1
+
+
+def test_a_few_blocks_are_shared_among_all_cores(
+    images: BlockImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    given = []
+    list(images.denoised(lambda seen: given.append(len(seen)) or seen))
+    assert sorted(given) == [1, 3, 3]
