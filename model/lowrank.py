@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 FRAMES_AT_A_TIME = 64  # rendered; fewer where they would have more voxels than
 VOXELS_AT_A_TIME = 2**25
-SAMPLE_BYTES = 2**30  # of sampled blocks, their noise not counted: long recordings have fewer
+SAMPLE_BYTES = 2**29  # of sampled blocks, their noise not counted: long recordings have fewer
 MEMORY = 0.8  # of what is left, that factors are expected to take at most
 BANDS = 2  # a row of blocks, smoothed, and its parts in work, in rows of blocks
 WITH_THE_REST = 3.0  # a block's time with its courses, reading and rendering, over that without
