@@ -18,17 +18,17 @@ AT_A_TIME = 16  # frames that are kept: more of them have more frames around tha
 Part = tuple[slice, slice, torch.Tensor]
 
 
-def frames_apart(sigma: float) -> int:
-    """How far frames can be apart that a blur of `sigma` frames leaves something to say.
+def positions_apart(sigma: float) -> int:
+    """How far frames or pixels can be apart that a blur of so many leaves something to say.
 
-    What is faster has less than a hundredth of its amplitude then.
+    What changes faster has less than a hundredth of its amplitude then.
     """
     return max(1, int(sigma))
 
 
 def smooth_in_time(block: np.ndarray, sigma: float) -> np.ndarray:
     """A block [T,h,w] float32 blurred by `sigma` frames: [t,h,w], those with something to say."""
-    return blur_in_time(block, sigma, frames_apart(sigma))
+    return blur_in_time(block, sigma, positions_apart(sigma))
 
 
 def blur_in_time(block: np.ndarray, sigma: float, every: int) -> np.ndarray:
@@ -45,11 +45,23 @@ def blur_in_time(block: np.ndarray, sigma: float, every: int) -> np.ndarray:
 
 def smooth_in_space(block: np.ndarray, sigma: float) -> np.ndarray:
     """A block [T,h,w] float32 blurred by `sigma` pixels."""
-    if not sigma:
-        return block
-    down, across = (_parts(side, sigma, 1, side)[0][2] for side in block.shape[1:])
+    return blur_in_space(block, sigma, 1) if sigma else block
+
+
+def blur_in_space(block: np.ndarray, sigma: float, every: int) -> np.ndarray:
+    """Every so many rows and columns of a block [T,h,w] float32 blurred by `sigma` > 0 pixels."""
+    down, across = (_parts(side, sigma, every, side)[0][2] for side in block.shape[1:])
     frames = torch.from_numpy(block)
     return torch.matmul(down, frames @ across.T).numpy()
+
+
+def noise_left(length: int, sigma: float, every: int) -> np.ndarray:
+    """Deviation that white noise of 1 has behind a blur along an axis, at every so many positions.
+
+    More at the ends, which see the same values twice.
+    """
+    parts = _parts(length, sigma, every, AT_A_TIME)
+    return torch.cat([weights.norm(dim=1) for _, _, weights in parts]).numpy()
 
 
 @lru_cache(maxsize=256)

@@ -18,8 +18,10 @@ import torch
 from scipy import ndimage
 
 from model.background import FEWEST_FRAMES
-from model.blur import blur_in_time, frames_apart, smooth_in_space, smooth_in_time
+from model.block_matrix import flattened, without
+from model.blur import blur_in_time, positions_apart, smooth_in_space, smooth_in_time
 from model.config import LowRankConfig
+from model.scan import Scan
 
 MEDIAN_OF_NORMAL = 0.6745  # of the size of what is normal, in deviations
 CLEARLY_MORE = 1.3  # than the deviation that a course's noise has where it is white
@@ -166,8 +168,8 @@ class Look:
         """The same as `at`, of what a finer `first` has seen: [t,h,w]."""
         in_time = self.time_sigma**2 - first.time_sigma**2
         in_space = self.space_sigma**2 - first.space_sigma**2
-        apart = frames_apart(first.time_sigma)
-        every = frames_apart(self.time_sigma) // apart
+        apart = positions_apart(first.time_sigma)
+        every = positions_apart(self.time_sigma) // apart
         blurred = blur_in_time(seen, math.sqrt(in_time) / apart, every)
         return smooth_in_space(blurred, math.sqrt(in_space))
 
@@ -177,6 +179,7 @@ class Looks:
     """One after the other, each in what those before have left."""
 
     first: Look
+    scan: Scan | None = None  # for single events; None: there are none to be found
     others: tuple[Look, ...] = ()
 
 
@@ -184,6 +187,8 @@ def decompose(block: np.ndarray, smoothed: np.ndarray, looks: Looks) -> Componen
     """Components of a standardised block [T,h,w], of which the first look sees `smoothed`."""
     principal = PrincipalComponents(flattened(smoothed))
     found = standing_out(block, principal, looks.first.threshold)
+    if looks.scan:
+        found = with_events(found, block, looks.scan)
     for look in looks.others:
         found = with_more(found, block, smoothed, look, looks.first)
     scale = noise_along(found.footprints, block)
@@ -209,13 +214,30 @@ def with_more(
     """With those that stand out in what a later look sees of the rest (`rest_seen`)."""
     seen = rest_seen(block, smoothed, found.footprints, look, first)
     strength, faint = PrincipalComponents(flattened(seen)).above(look.threshold)
+    return _with_footprints(found, block, faint, strength, look.threshold)
+
+
+def with_events(found: Components, block: np.ndarray, scan: Scan) -> Components:
+    """With the single events that a scan of the rest finds in a block [T,h,w]."""
+    faint, clearness = scan.footprints(block, torch.from_numpy(found.footprints.T))
+    return _with_footprints(found, block, faint, clearness, 1.0)
+
+
+def _with_footprints(
+    found: Components,
+    block: np.ndarray,
+    faint: torch.Tensor,
+    strength: torch.Tensor,
+    threshold: float,
+) -> Components:
+    """With footprints [P,N] of norm 1, whose strengths [N] are above the threshold."""
     if not len(strength):
         return found
-    # the blur has mixed a little of what is known into them, or of some made it all there is
+    # a blur has mixed a little of what is known into them, or of some made it all there is
     known = torch.from_numpy(found.footprints.T)  # [P,K]
     apart, remains = torch.linalg.qr(faint - known @ (known.T @ faint))
     is_new = remains.diagonal().abs() > 0.5
-    more = _components(block, apart[:, is_new], strength[is_new], look.threshold)
+    more = _components(block, apart[:, is_new], strength[is_new], threshold)
     return Components(
         courses=np.concatenate([found.courses, more.courses], axis=1),
         scale=np.concatenate([found.scale, more.scale]),
@@ -272,14 +294,3 @@ def noise_only(block: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     noise = np.concatenate(pairs)
     noise = noise[rng.permutation(len(noise))]
     return np.concatenate([noise, noise[: len(block) - len(noise)]])
-
-
-def flattened(block: np.ndarray) -> torch.Tensor:
-    """A block [T,h,w] as [T,h*w]; a view."""
-    return torch.from_numpy(block.reshape(len(block), -1))
-
-
-def without(block: np.ndarray, known: torch.Tensor) -> np.ndarray:
-    """A block [n,h,w] less what it has along orthonormal columns [h*w,K]."""
-    flat = flattened(block)
-    return (flat - (flat @ known) @ known.T).numpy().reshape(block.shape)

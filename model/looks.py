@@ -1,9 +1,10 @@
 """How components are to be looked for in a recording, as a sample of its blocks shows.
 
 First behind the spatial blur of least estimated risk (Monte-Carlo SURE: Ramani et al., IEEE TIP
-17:1540, 2008). Then again and again in what is left: behind wider and longer blurs for what is
-faint, wide or slow, and behind shorter ones for what is fast, if the sample has any of it. Every
-time above what the recording's own noise would reach.
+17:1540, 2008). Then again and again in what is left: place by place for single events, if the
+sample has any; behind wider and longer blurs for what is faint, wide or slow; and behind shorter
+ones for what is fast, if the sample has any of it. Every time above what the recording's own noise
+would reach.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from functools import partial
 from itertools import chain
 
 import numpy as np
+import torch
 
+from model.block_matrix import flattened, without
 from model.blur import smooth_in_space, smooth_in_time
 from model.components import (
     MEDIAN_OF_NORMAL,
@@ -25,21 +28,23 @@ from model.components import (
     Looks,
     PrincipalComponents,
     filtered_and_shrunk,
-    flattened,
     greatest,
     greatest_beside,
     rest_seen,
     standing_out,
+    with_events,
     with_more,
 )
 from model.config import LowRankConfig
 from model.parallel import in_parallel
+from model.scan import Scan
 
 logger = logging.getLogger(__name__)
 
 SHORTEST = 4  # blurs in time, of which so many fit into the frames; longer ones would leave none
-LEAST_FAST = 0.25  # components that a faster look finds in a block, and
-FAST_SHARE = 0.1  # of those that are known, or it is not worth its time
+LEAST_MORE = 0.25  # components that a faster look or a scan finds in a block, and
+MORE_SHARE = 0.1  # of those that are known, or it is not worth its time
+LEAST_EVENT = 1.0  # deviations of the noise, where there is none
 # What noise reaches in one block says nothing of others where it is beyond the usual by this part
 # of it: an artefact, or the moving border of a registered recording.
 ARTEFACT = 0.3
@@ -82,6 +87,18 @@ class Sample:
         orders = self.smoothed_noise[:1] if look.is_finer_than(first) else self.smoothed_noise
         known = found.footprints
         return [greatest(rest_seen(self.noise, each, known, look, first)) for each in orders]
+
+    def scanned_as_noise(
+        self, found: Components, scan: Scan, orders: Sequence[np.ndarray]
+    ) -> list[list[float]]:
+        """The most that a scan sees with the frames in some orders, beside what was found."""
+        rest = without(self.block, torch.from_numpy(found.footprints.T))
+        nothing = torch.empty(rest[0].size, 0)
+        return [scan.reached(rest[order], nothing) for order in orders]
+
+    def with_events(self, found: Components, scan: Scan) -> Components:
+        """What was found, and what a scan finds."""
+        return with_events(found, self.block, scan)
 
     def with_more(self, found: Components, look: Look, first: Look) -> Components:
         """What was found, and what a later look finds."""
@@ -170,13 +187,13 @@ def _followed(
 ) -> tuple[Looks, float]:
     """With looks after the first, by which the samples have these components.
 
-    With those that were chosen before, or that find more. And how many components a sample has
-    then, in the mean.
+    With those that were chosen before, or that find more; with a scan for single events if these
+    samples show any. And how many components a sample has then, in the mean.
     """
-    looks = Looks(first=first)
     stands_out = partial(standing_out, threshold=first.threshold)
     found = list(in_parallel(stands_out, (sample.block for sample in samples), principal))
-    count = _mean_count(found)
+    scan, found = _scan(samples, found, config)
+    looks, count = Looks(first=first, scan=scan), _mean_count(found)
     seen = list(in_parallel(partial(Sample.seen_by, first=first), samples))
     longest = len(samples[0].block) / SHORTEST
     blurs = config.later_looks
@@ -193,11 +210,42 @@ def _followed(
         look = replace(look, threshold=float(beyond))
         with_more = partial(Sample.with_more, look=look, first=first)
         more = list(in_parallel(with_more, seen, found))
-        least = max(LEAST_FAST, FAST_SHARE * count) if time_sigma < first.time_sigma else 0
+        least = _worthwhile(count) if time_sigma < first.time_sigma else 0
         if chosen is not None or _mean_count(more) - count > least:
             looks = replace(looks, others=(*looks.others, look))
             found, count = more, _mean_count(more)
     return looks, count
+
+
+def _scan(
+    samples: list[Sample], found: list[Components], config: LowRankConfig
+) -> tuple[Scan | None, list[Components]]:
+    """How single events are looked for beside what was found, and what is found then.
+
+    None where there are too few to be worth the time.
+    """
+    num_frames = len(samples[0].block)
+    scan = Scan(
+        time_sigma=min(config.scan_time_sigma, num_frames / SHORTEST),
+        space_sigmas=config.scan_space_sigmas,
+    )
+    orders = [
+        np.random.default_rng(number).permutation(num_frames)
+        for number in range(config.noise_orders)
+    ]
+    of_noise = partial(Sample.scanned_as_noise, scan=scan, orders=orders)
+    reached = np.array([*chain.from_iterable(in_parallel(of_noise, samples, found))])
+    usual = [_usual(each, FAR) for each in reached.T]
+    beyond = [float(each.mean() + config.scan_deviations * each.std()) for each in usual]
+    scan = replace(scan, thresholds=tuple(max(LEAST_EVENT, each) for each in beyond))
+    more = list(in_parallel(partial(Sample.with_events, scan=scan), samples, found))
+    before, count = _mean_count(found), _mean_count(more)
+    return (scan, more) if count - before > _worthwhile(before) else (None, found)
+
+
+def _worthwhile(count: float) -> float:
+    """The components that must be found beside so many."""
+    return max(LEAST_MORE, MORE_SHARE * count)
 
 
 def _mean_count(found: Sequence[Components]) -> float:

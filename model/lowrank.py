@@ -32,6 +32,7 @@ from model.background import blurred_mean, measure_background
 from model.basis import orthonormal_courses, weighed_by_noise
 from model.blending import accumulated_weight, hann_window
 from model.block_images import BlockImages, DenoiseImages, DenoiseMean, blocks_at_a_time
+from model.block_matrix import flattened
 from model.blur import TRUNCATE
 from model.budget import Budget, plan_stack
 from model.components import (
@@ -40,7 +41,6 @@ from model.components import (
     Looks,
     decompose,
     filtered_and_shrunk,
-    flattened,
     noise_only,
     shrunk,
     wiener,

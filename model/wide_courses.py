@@ -16,10 +16,10 @@ import torch
 
 from model.background import Background
 from model.basis import orthonormal_courses
+from model.block_matrix import flattened
 from model.blur import smooth_in_time
 from model.components import (
     PrincipalComponents,
-    flattened,
     greatest_beside,
     noise_along,
     noise_only,

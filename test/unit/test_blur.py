@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from model.blur import TRUNCATE, blur_in_time, frames_apart, smooth_in_space, smooth_in_time
+from model.blur import (
+    TRUNCATE,
+    blur_in_space,
+    blur_in_time,
+    noise_left,
+    positions_apart,
+    smooth_in_space,
+    smooth_in_time,
+)
 
 BLOCK = np.random.default_rng(0).standard_normal((70, 9, 6)).astype(np.float32)
 
@@ -31,9 +39,24 @@ def test_smooth_in_space_is_scipys_filter_of_every_frame(sigma: float) -> None:
     np.testing.assert_allclose(smooth, filtered(BLOCK, 0, sigma, sigma), atol=1e-6)
 
 
+def test_blur_in_space_keeps_some_rows_and_columns() -> None:
+    np.testing.assert_allclose(
+        blur_in_space(BLOCK, 2.0, 2), smooth_in_space(BLOCK, 2.0)[:, ::2, ::2], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("length", "sigma", "every"), [(70, 3.0, 3), (9, 2.0, 1), (2, 4.0, 1)])
+def test_noise_left_is_what_a_blur_leaves_of_white_noise(
+    length: int, sigma: float, every: int
+) -> None:
+    one_each = np.eye(length, dtype=np.float32)[:, None]  # what every value becomes: [T,1,length]
+    variance = np.square(blur_in_time(one_each, sigma, every)).sum((1, 2))
+    np.testing.assert_allclose(np.square(noise_left(length, sigma, every)), variance, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("sigma", "apart"), [(0.0, 1), (0.5, 1), (2.9, 2), (32.0, 32)])
 def test_frames_are_kept_as_far_apart_as_the_blur_allows(sigma: float, apart: int) -> None:
-    assert frames_apart(sigma) == apart
+    assert positions_apart(sigma) == apart
     assert len(smooth_in_time(BLOCK, sigma)) == -(-len(BLOCK) // apart)
 
 

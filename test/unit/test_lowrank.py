@@ -188,6 +188,36 @@ def test_a_faster_look_that_finds_nothing_is_left_out() -> None:
     assert LowRank(noisy(np.full((200, 40, 36), 200.0)), fast).looks.others == ()
 
 
+def test_single_small_events_are_found_by_a_scan() -> None:
+    """Each too small for the principal components of its block."""
+    rng = np.random.default_rng(5)
+    clean = np.full((400, 96, 96), 200.0)
+    rows, columns = np.ogrid[:96, :96]
+    for row, column in rng.integers(0, 96, (60, 2)):
+        place = np.exp(-(np.square(rows - row) + np.square(columns - column)) / (2 * 1.5**2))
+        start = rng.integers(400)
+        course = np.exp(-np.arange(400 - start) / 6)
+        clean[start:] += 250 * course[:, None, None] * place
+    config = replace(CONFIG, block=48, later_looks=(), sampled_blocks=9)
+    frames = noisy(clean)
+    unseen = found_in(frames, replace(config, scan_deviations=1e9))
+    scanned = found_in(frames, config)
+    assert unseen.looks.scan is None
+    assert scanned.looks.scan is not None
+    assert scanned.num_components > 2 * unseen.num_components
+
+    def error(found: LowRank) -> float:
+        return float(np.square(np.concatenate(list(found.render())) - clean).sum())
+
+    assert error(scanned) < 0.9 * error(unseen)
+
+
+@pytest.mark.parametrize("gain", [50.0, 1e-9])  # without noise, too
+def test_a_scan_that_finds_nothing_is_left_out(gain: float) -> None:
+    frames = noisy(np.full((200, 40, 36), 200.0), gain, read=0.4 * gain)
+    assert LowRank(frames, CONFIG).looks.scan is None
+
+
 def look(time_sigma: float, space_sigma: float, threshold: float = 0.0) -> components.Look:
     return components.Look(time_sigma=time_sigma, space_sigma=space_sigma, threshold=threshold)
 
