@@ -134,7 +134,7 @@ class LowRankConfig:
     # Single events are looked for place by place, after a blur in time and each of these in space,
     scan_time_sigma: float = 3.0
     scan_space_sigmas: tuple[float, ...] = (1.0, 2.0)  # where a sample shows that it has any
-    scan_deviations: float = 5.0  # of what noise reaches, over the mean, for them
+    scan_deviations: float = 4.0  # of what noise reaches, over the mean, for them
     mean_sigmas: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.6, 2.0, 2.5)
     spectrum_smoothing: float = 4.0  # frequencies over which a course's spectrum is averaged
     threshold_margin: float = 1.02  # over the greatest component of noise alone,

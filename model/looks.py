@@ -89,12 +89,13 @@ class Sample:
         return [greatest(rest_seen(self.noise, each, known, look, first)) for each in orders]
 
     def scanned_as_noise(
-        self, found: Components, scan: Scan, orders: Sequence[np.ndarray]
+        self, found: Components, seed: int, scan: Scan, num_orders: int
     ) -> list[list[float]]:
-        """The most that a scan sees with the frames in some orders, beside what was found."""
+        """The most that a scan sees beside what was found, with the frames in several orders."""
+        rng = np.random.default_rng(seed)
         rest = without(self.block, torch.from_numpy(found.footprints.T))
         nothing = torch.empty(rest[0].size, 0)
-        return [scan.reached(rest[order], nothing) for order in orders]
+        return [scan.reached(rng.permutation(rest), nothing) for _ in range(num_orders)]
 
     def with_events(self, found: Components, scan: Scan) -> Components:
         """What was found, and what a scan finds."""
@@ -229,12 +230,9 @@ def _scan(
         time_sigma=min(config.scan_time_sigma, num_frames / SHORTEST),
         space_sigmas=config.scan_space_sigmas,
     )
-    orders = [
-        np.random.default_rng(number).permutation(num_frames)
-        for number in range(config.noise_orders)
-    ]
-    of_noise = partial(Sample.scanned_as_noise, scan=scan, orders=orders)
-    reached = np.array([*chain.from_iterable(in_parallel(of_noise, samples, found))])
+    of_noise = partial(Sample.scanned_as_noise, scan=scan, num_orders=config.noise_orders)
+    seeds = range(len(samples))  # several may be the same block
+    reached = np.array([*chain.from_iterable(in_parallel(of_noise, samples, found, seeds))])
     usual = [_usual(each, FAR) for each in reached.T]
     beyond = [float(each.mean() + config.scan_deviations * each.std()) for each in usual]
     scan = replace(scan, thresholds=tuple(max(LEAST_EVENT, each) for each in beyond))
