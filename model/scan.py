@@ -23,7 +23,6 @@ from model.blur import blur_in_space, blur_in_time, noise_left, positions_apart,
 LOCAL_FRAMES, LOCAL_PIXELS = 4.0, 3.0
 LEAST_VARIANCE = 0.25  # and the least that it is taken for, in variances of the usual noise
 APART = 5  # pixels that places where something is found are apart, at least
-SHOWS = 2.0  # deviations of the noise, from which on a frame tells what surrounds a place
 REACH = 2.0  # Gaussian in which a footprint lies: so many times the blur's, and a pixel
 
 
@@ -105,7 +104,8 @@ class _Seen:
 
     def footprint(self, row: int, column: int) -> np.ndarray:
         """Of norm 1 [h,w]: what is brighter when a place shows something."""
-        frames = np.maximum(self.shows[:, row, column] - SHOWS, 0)
+        # as much as each frame has added to what was reached
+        frames = np.maximum(self.shows[:, row, column], 0) ** 3
         image = smooth_in_space(np.tensordot(frames, self.rest, 1)[None], self.sigma)[0]
         rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
         square = np.square(rows - row * self.step) + np.square(columns - column * self.step)

@@ -148,7 +148,10 @@ def found_behind(
     clean: np.ndarray, space_sigma: float, *later: tuple[float, float]
 ) -> tuple[int, float]:
     """How many components one look and later ones find under noise, and the squared error left."""
-    config = replace(CONFIG, space_sigmas=(space_sigma,), later_looks=later, sampled_blocks=16)
+    config = replace(
+        CONFIG, space_sigmas=(space_sigma,), scan_space_sigmas=(), later_looks=later,
+        sampled_blocks=16,
+    )  # fmt: skip
     found = found_in(noisy(clean), config)
     result = np.concatenate(list(found.render()))
     return found.num_components, float(np.square(result - clean).sum())
@@ -200,7 +203,7 @@ def test_single_small_events_are_found_by_a_scan() -> None:
         clean[start:] += 250 * course[:, None, None] * place
     config = replace(CONFIG, block=48, later_looks=(), sampled_blocks=9)
     frames = noisy(clean)
-    unseen = found_in(frames, replace(config, scan_deviations=1e9))
+    unseen = found_in(frames, replace(config, scan_space_sigmas=()))
     scanned = found_in(frames, config)
     assert unseen.looks.scan is None
     assert scanned.looks.scan is not None
