@@ -55,6 +55,7 @@ def blur_in_space(block: np.ndarray, sigma: float, every: int) -> np.ndarray:
     return torch.matmul(down, frames @ across.T).numpy()
 
 
+@lru_cache(maxsize=256)
 def noise_left(length: int, sigma: float, every: int) -> np.ndarray:
     """Deviation that white noise of 1 has behind a blur along an axis, at every so many positions.
 

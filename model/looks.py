@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 SHORTEST = 4  # blurs in time, of which so many fit into the frames; longer ones would leave none
 LEAST_MORE = 0.25  # components that a faster look or a scan finds in a block, and
 MORE_SHARE = 0.1  # of those that are known, or it is not worth its time
-LEAST_EVENT = 1.0  # deviations of the noise, where there is none
+LEAST_EVENT = 1.0  # deviations of the noise, that an event has even where noise reaches nothing
 # What noise reaches in one block says nothing of others where it is beyond the usual by this part
 # of it: an artefact, or the moving border of a registered recording.
 ARTEFACT = 0.3
@@ -163,6 +163,12 @@ def _usual(values: Sequence[float], deviations: float = 0.0) -> np.ndarray:
     return np.array([value for value in values if value <= most])
 
 
+def _beyond(reached: Sequence[float], deviations: float) -> float:
+    """So many deviations above the mean of what noise reaches in later looks."""
+    usual = _usual(reached, FAR)
+    return float(usual.mean() + deviations * usual.std())
+
+
 def _threshold(
     samples: list[Sample],
     principal: list[PrincipalComponents],
@@ -206,9 +212,8 @@ def _followed(
             continue
         look = Look(time_sigma=time_sigma, space_sigma=space_sigma, threshold=math.inf)
         of_rest = partial(Sample.greatest_of_rest, look=look, first=first)
-        reached = _usual([*chain.from_iterable(in_parallel(of_rest, seen, found))], FAR)
-        beyond = reached.mean() + config.later_deviations * reached.std()
-        look = replace(look, threshold=float(beyond))
+        reached = [*chain.from_iterable(in_parallel(of_rest, seen, found))]
+        look = replace(look, threshold=_beyond(reached, config.later_deviations))
         with_more = partial(Sample.with_more, look=look, first=first)
         more = list(in_parallel(with_more, seen, found))
         least = _worthwhile(count) if time_sigma < first.time_sigma else 0
@@ -233,8 +238,7 @@ def _scan(
     of_noise = partial(Sample.scanned_as_noise, scan=scan, num_orders=config.noise_orders)
     seeds = range(len(samples))  # several may be the same block
     reached = np.array([*chain.from_iterable(in_parallel(of_noise, samples, found, seeds))])
-    usual = [_usual(each, FAR) for each in reached.T]
-    beyond = [float(each.mean() + config.scan_deviations * each.std()) for each in usual]
+    beyond = [_beyond(each, config.scan_deviations) for each in reached.T]
     scan = replace(scan, thresholds=tuple(max(LEAST_EVENT, each) for each in beyond))
     more = list(in_parallel(partial(Sample.with_events, scan=scan), samples, found))
     before, count = _mean_count(found), _mean_count(more)
