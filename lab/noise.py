@@ -27,10 +27,15 @@ def add_noise(
     return noisy.astype(np.float32)
 
 
-def noise_deviation(counts: float, level: int) -> float:
-    """Of a voxel in which so many counts are expected, at one of the challenge's levels."""
+def noise_variance(counts: np.ndarray, level: int) -> np.ndarray:
+    """Of voxels in which so many counts are expected, at one of the challenge's levels."""
     gain, read_deviation = LEVELS[level]
-    return math.hypot(math.sqrt(counts * gain), read_deviation)
+    return np.maximum(counts, 0) * gain + read_deviation**2
+
+
+def noise_deviation(counts: float, level: int) -> float:
+    """Of one such voxel."""
+    return float(np.sqrt(noise_variance(np.array(counts), level)))
 
 
 def noisy_recording(clean: np.ndarray, level: int, seed: int) -> np.ndarray:
