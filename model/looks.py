@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 SHORTEST = 4  # blurs in time, of which so many fit into the frames; longer ones would leave none
 LEAST_MORE = 0.25  # components that a faster look or a scan finds in a block, and
 MORE_SHARE = 0.1  # of those that are known, or it is not worth its time
+# A scan is not worth a closer look either, where so many fewer deviations above one order of noise
+# not even such a part of that is found: three orders take twice the time.
+SURELY, SURELY_SHARE = 1.0, 0.5
 LEAST_EVENT = 1.0  # deviations of the noise, that an event has even where noise reaches nothing
 # What noise reaches in one block says nothing of others where it is beyond the usual by this part
 # of it: an artefact, or the moving border of a registered recording.
@@ -88,14 +91,19 @@ class Sample:
         known = found.footprints
         return [greatest(rest_seen(self.noise, each, known, look, first)) for each in orders]
 
-    def scanned_as_noise(
+    def scanned(
         self, found: Components, seed: int, scan: Scan, num_orders: int
-    ) -> list[list[float]]:
-        """The most that a scan sees beside what was found, with the frames in several orders."""
+    ) -> tuple[list[np.ndarray], list[list[float]]]:
+        """What a scan sees beside what was found, by place: see `Scan.reached`.
+
+        And the most that it sees in noise: in the same, the frames in several other orders.
+        """
         rng = np.random.default_rng(seed)
         rest = without(self.block, torch.from_numpy(found.footprints.T))
         nothing = torch.empty(rest[0].size, 0)
-        return [scan.reached(rng.permutation(rest), nothing) for _ in range(num_orders)]
+        noises = (scan.reached(rng.permutation(rest), nothing) for _ in range(num_orders))
+        most = [[float(values.max()) for values in reached] for reached in noises]
+        return scan.reached(rest, nothing), most
 
     def with_events(self, found: Components, scan: Scan) -> Components:
         """What was found, and what a scan finds."""
@@ -235,14 +243,24 @@ def _scan(
         time_sigma=min(config.scan_time_sigma, num_frames / SHORTEST),
         space_sigmas=config.scan_space_sigmas,
     )
-    of_noise = partial(Sample.scanned_as_noise, scan=scan, num_orders=config.noise_orders)
+    before = _mean_count(found)
+    least = _worthwhile(before)
     seeds = range(len(samples))  # several may be the same block
-    reached = np.array([*chain.from_iterable(in_parallel(of_noise, samples, found, seeds))])
-    beyond = [_beyond(each, config.scan_deviations) for each in reached.T]
-    scan = replace(scan, thresholds=tuple(max(LEAST_EVENT, each) for each in beyond))
+
+    def so_far_above(deviations: float, num_orders: int) -> tuple[Scan, float]:
+        """What is above so many orders of noise, and how many places of a sample are."""
+        scanned = partial(Sample.scanned, scan=scan, num_orders=num_orders)
+        seen, of_noise = zip(*in_parallel(scanned, samples, found, seeds), strict=True)
+        beyond = [_beyond(most, deviations) for most in np.concatenate(of_noise).T]
+        above = replace(scan, thresholds=tuple(max(LEAST_EVENT, each) for each in beyond))
+        return above, float(np.mean([len(above.above(reached)) for reached in seen]))
+
+    _, places = so_far_above(config.scan_deviations - SURELY, 1)
+    if places <= SURELY_SHARE * least:
+        return None, found
+    scan, _ = so_far_above(config.scan_deviations, config.noise_orders)
     more = list(in_parallel(partial(Sample.with_events, scan=scan), samples, found))
-    before, count = _mean_count(found), _mean_count(more)
-    return (scan, more) if count - before > _worthwhile(before) else (None, found)
+    return (scan, more) if _mean_count(more) - before > least else (None, found)
 
 
 def _worthwhile(count: float) -> float:

@@ -10,6 +10,7 @@ time.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +28,20 @@ REACH = 2.0  # Gaussian in which a footprint lies: so many times the blur's, and
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where something is above a threshold."""
+
+    factor: float  # by which it is
+    blur: int  # behind which of a scan's
+    row: int
+    column: int
+
+    def distance_to(self, other: Place) -> float:
+        """In pixels."""
+        return math.hypot(self.row - other.row, self.column - other.column)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scan:
     """Behind which blurs events are looked for, and what noise does not reach there."""
 
@@ -34,9 +49,26 @@ class Scan:
     space_sigmas: tuple[float, ...]  # pixels
     thresholds: tuple[float, ...] = ()  # one for each
 
-    def reached(self, block: np.ndarray, known: torch.Tensor) -> list[float]:
-        """The most behind each blur in a block [T,h,w], beside orthonormal columns [h*w,K]."""
-        return [float(seen.reached.max()) for seen in self._seen(block, known)]
+    def reached(self, block: np.ndarray, known: torch.Tensor) -> list[np.ndarray]:
+        """Behind each blur in a block [T,h,w], beside orthonormal columns [h*w,K]: by place."""
+        return [seen.reached for seen in self._seen(block, known)]
+
+    def above(self, reached: Sequence[np.ndarray]) -> list[Place]:
+        """Where something is above the thresholds, the clearest first, each once."""
+        found = []
+        for number, (values, threshold) in enumerate(zip(reached, self.thresholds, strict=True)):
+            step = positions_apart(self.space_sigmas[number])
+            factors = values / threshold
+            found += [
+                Place(factor=float(factors[row, column]), blur=number,
+                      row=int(row) * step, column=int(column) * step)
+                for row, column in np.argwhere(factors > 1)
+            ]  # fmt: skip
+        taken: list[Place] = []
+        for place in sorted(found, key=lambda one: -one.factor):
+            if all(place.distance_to(other) > APART for other in taken):
+                taken.append(place)
+        return taken
 
     def footprints(
         self, block: np.ndarray, known: torch.Tensor
@@ -46,22 +78,13 @@ class Scan:
         Footprints [h*w,N] of norm 1, the clearest first, and by how much they are above, as a
         factor [N].
         """
-        found = []  # by how much it is above, in what blur and where
-        for seen, threshold in zip(self._seen(block, known), self.thresholds, strict=True):
-            factors = seen.reached / threshold
-            found += [(factors[row, column], seen, row, column)
-                      for row, column in np.argwhere(factors > 1)]  # fmt: skip
-        taken: list[tuple[int, int]] = []
-        images, above = [], []
-        for factor, seen, row, column in sorted(found, key=lambda one: -one[0]):
-            place = row * seen.step, column * seen.step
-            if all(math.dist(place, other) > APART for other in taken):
-                taken.append(place)
-                images.append(seen.footprint(row, column).ravel())
-                above.append(factor)
-        if not images:
+        blurs = self._seen(block, known)
+        places = self.above([seen.reached for seen in blurs])
+        if not places:
             return known.new_empty(len(known), 0), known.new_empty(0)
-        return torch.from_numpy(np.stack(images, axis=1)), torch.tensor(np.array(above))
+        images = [blurs[each.blur].footprint(each.row, each.column).ravel() for each in places]
+        factors = torch.tensor([each.factor for each in places], dtype=torch.float64)
+        return torch.from_numpy(np.stack(images, axis=1)), factors
 
     def _seen(self, block: np.ndarray, known: torch.Tensor) -> list[_Seen]:
         apart = positions_apart(self.time_sigma)
@@ -103,12 +126,12 @@ class _Seen:
         return up.square_().square_().sum(0).sqrt_().sqrt_().numpy()
 
     def footprint(self, row: int, column: int) -> np.ndarray:
-        """Of norm 1 [h,w]: what is brighter when a place shows something."""
-        # as much as each frame has added to what was reached
-        frames = np.maximum(self.shows[:, row, column], 0) ** 3
+        """Of norm 1 [h,w]: what is brighter when the place at a pixel shows something."""
+        shows = self.shows[:, row // self.step, column // self.step]
+        frames = np.maximum(shows, 0) ** 3  # as much as each has added to what was reached
         image = smooth_in_space(np.tensordot(frames, self.rest, 1)[None], self.sigma)[0]
         rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
-        square = np.square(rows - row * self.step) + np.square(columns - column * self.step)
+        square = np.square(rows - row) + np.square(columns - column)
         near = np.exp(-0.5 * square / (REACH * self.sigma + 1) ** 2)
         image = np.maximum(image * near, 0)
         return (image / np.linalg.norm(image)).astype(np.float32)
