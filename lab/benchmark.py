@@ -163,7 +163,7 @@ def measure(source: Path, target: Path, name: str | None) -> dict[str, float]:
             found = LowRankEnsemble(recording)
             found.find(denoiser.courses)
             lap("decompose")
-            found.denoise_images(denoiser.images, denoiser.mean)
+            found.denoise_images(denoiser.images, denoiser.means)
             lap("denoise images")
         write(found.render(), "render")
         seconds["total"] = sum(seconds.values())

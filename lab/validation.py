@@ -54,7 +54,7 @@ class FactorCase:
         found = copy(self.found)
         denoiser = FactorDenoiser(net=net, device=device)
         found.find(denoiser.courses)
-        found.denoise_images(denoiser.images, denoiser.mean)
+        found.denoise_images(denoiser.images, denoiser.means)
         return stsnr(self.clean, np.concatenate(list(found.render()))).stsnr
 
 

@@ -26,8 +26,8 @@ PROBED = 200  # blocks, about, that tell how far the network is to be followed
 # Images [B,K,h,w] of some blocks in noise of variance 1, the mean first, to what they are without;
 # zeros, which stay so, where a block has fewer.
 DenoiseImages = Callable[[np.ndarray], np.ndarray]
-# Those of one block [K,h,w], to what the mean is without: [h,w].
-DenoiseMean = Callable[[np.ndarray], np.ndarray]
+# The same, to what the means alone are without: [B,h,w].
+DenoiseMeans = Callable[[np.ndarray], np.ndarray]
 
 
 def blocks_at_a_time(num_images: float, size: int) -> int:
@@ -45,51 +45,71 @@ class BlockImages:
 
     def denoised(self, denoise: DenoiseImages) -> Iterator[np.ndarray]:
         """Of every block, in order; a mean is as bright as it was recorded."""
-        count = len(self.noisy)
-        usual = sum(map(len, self.noisy)) / count
-        for_all_cores = math.ceil(count / torch.get_num_threads())
-        together = min(for_all_cores, blocks_at_a_time(usual, self.noisy[0].shape[-1]))
-        groups = [range(count)[first : first + together] for first in range(0, count, together)]
+        usual = sum(map(len, self.noisy)) / len(self.noisy)
+        groups = self._groups(range(len(self.noisy)), usual)
         return chain.from_iterable(in_parallel(partial(self._of_some, denoise), groups))
+
+    def share_of_mean(
+        self, means: Sequence[np.ndarray], denoise_means: DenoiseMeans, probe: float
+    ) -> float:
+        """Of the change to these [h,h], which a network made of the means: from 0 to 1."""
+        probed = range(0, len(means), max(1, len(means) // PROBED))
+        told_by = partial(self._told_by, means, denoise_means, probe)
+        told = chain.from_iterable(in_parallel(told_by, self._groups(probed, num_images=1)))
+        change, divergence = np.mean(list(told), axis=0)
+        # the risk is a parabola in the share, for noise of variance 1
+        return min(1.0, max(0.0, float((1 - divergence) / change))) if change > 0 else 1.0
+
+    def _groups(self, numbers: Sequence[int], num_images: float) -> list[Sequence[int]]:
+        """Blocks that a network is given at once, of each so many images; some for every core."""
+        for_all_cores = math.ceil(len(numbers) / torch.get_num_threads())
+        together = min(for_all_cores, blocks_at_a_time(num_images, self.noisy[0].shape[-1]))
+        return [numbers[first : first + together] for first in range(0, len(numbers), together)]
+
+    def _given(self, blocks: Sequence[np.ndarray], ways: Sequence[Orientation]) -> np.ndarray:
+        """Images [K,h,h] of some blocks as a network is given them: [B,K,h,h]."""
+        given = np.zeros((len(blocks), max(map(len, blocks)), *blocks[0].shape[1:]), np.float32)
+        for values, images, way in zip(given, blocks, ways, strict=True):
+            values[: len(images)] = way.seen(images / self.deviation)
+        return given
 
     def _of_some(self, denoise: DenoiseImages, numbers: Sequence[int]) -> list[np.ndarray]:
         blocks = [self.noisy[number] for number in numbers]
         ways = [Orientation.drawn(self._rng(number)) for number in numbers]
-        most = max(map(len, blocks))
-        seen = np.zeros((len(blocks), most, *blocks[0].shape[1:]), np.float32)
-        for values, images, way in zip(seen, blocks, ways, strict=True):
-            values[: len(images)] = way.seen(images / self.deviation)
         results = []
-        for found, images, way in zip(denoise(seen), blocks, ways, strict=True):
+        for found, images, way in zip(
+            denoise(self._given(blocks, ways)), blocks, ways, strict=True
+        ):
             result = self.deviation * way.undone(found[: len(images)])
             result[0] = _as_bright(result[0], images[0])
             results.append(result)
         return results
 
-    def share_of_mean(
-        self, means: Sequence[np.ndarray], denoise_mean: DenoiseMean, probe: float
-    ) -> float:
-        """Of the change to these [h,h], which a network made of the means: from 0 to 1."""
-        probed = range(0, len(means), max(1, len(means) // PROBED))
-        told = in_parallel(
-            partial(self._told_by, denoise_mean, probe), probed, means[:: probed.step]
-        )
-        change, divergence = np.mean(list(told), axis=0)
-        # the risk is a parabola in the share, for noise of variance 1
-        return min(1.0, max(0.0, float((1 - divergence) / change))) if change > 0 else 1.0
-
     def _told_by(
-        self, denoise_mean: DenoiseMean, probe: float, number: int, mean: np.ndarray
-    ) -> tuple[float, float]:
-        """The change to a mean, squared, and its divergence."""
-        images, rng = self.noisy[number], self._rng(number)
-        way = Orientation.drawn(rng)
-        signs = rng.choice(np.array([-1, 1], np.float32), mean.shape)
-        moved = images.copy()
-        moved[0] += probe * signs
-        found = self.deviation * way.undone(denoise_mean(way.seen(moved / self.deviation)))
-        follows = _as_bright(found, moved[0]) - mean
-        return np.square(mean - images[0]).mean(), (signs * follows).mean() / probe
+        self,
+        means: Sequence[np.ndarray],
+        denoise_means: DenoiseMeans,
+        probe: float,
+        numbers: Sequence[int],
+    ) -> list[tuple[float, float]]:
+        """The change to each of some means, squared, and its divergence."""
+        ways, signs, moved = [], [], []
+        for number in numbers:
+            rng, images = self._rng(number), self.noisy[number].copy()
+            ways.append(Orientation.drawn(rng))
+            signs.append(rng.choice(np.array([-1, 1], np.float32), images.shape[1:]))
+            images[0] += probe * signs[-1]
+            moved.append(images)
+        results = []
+        answers = denoise_means(self._given(moved, ways))
+        for answer, number, way, sign, images in zip(
+            answers, numbers, ways, signs, moved, strict=True
+        ):
+            found = self.deviation * way.undone(answer)
+            follows = _as_bright(found, images[0]) - means[number]
+            change = np.square(means[number] - self.noisy[number][0]).mean()
+            results.append((float(change), float((sign * follows).mean() / probe)))
+        return results
 
     def _rng(self, number: int) -> np.random.Generator:
         """A block's own."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from model.block_images import DenoiseImages, DenoiseMean
+from model.block_images import DenoiseImages, DenoiseMeans
 from model.budget import Budget
 from model.lowrank import DenoiseCourses, LowRank
 from model.memory import available_bytes
@@ -55,13 +55,13 @@ class LowRankEnsemble:
             other.find(denoise_courses)
 
     def denoise_images(
-        self, denoiser: DenoiseImages, denoise_mean: DenoiseMean | None = None
+        self, denoiser: DenoiseImages, denoise_means: DenoiseMeans | None = None
     ) -> float:
         """Replace all images by what `denoiser` makes of them (`LowRank.denoise_images`).
 
         The share of the mean's change that was taken, on average.
         """
-        shares = [member.denoise_images(denoiser, denoise_mean) for member in self.members]
+        shares = [member.denoise_images(denoiser, denoise_means) for member in self.members]
         return float(np.mean(shares))
 
     @property

@@ -51,9 +51,9 @@ class FactorDenoiser:
 
         return with_local_axes(images, found, again)
 
-    def mean(self, images: np.ndarray) -> np.ndarray:
-        """What becomes of the first of one block's images [K,h,w], in a part of the time: [h,w]."""
-        return self._denoised(images[None, None], THE_MEAN)[0, 0]
+    def means(self, images: np.ndarray) -> np.ndarray:
+        """What becomes of the first of blocks' images [B,K,h,w], in a part of the time: [B,h,w]."""
+        return self._denoised(images[:, None], THE_MEAN)[:, 0]
 
     def take(self, weights: Mapping[str, Tensor]) -> None:
         """Go on with other weights."""

@@ -31,7 +31,7 @@ import torch
 from model.background import blurred_mean, measure_background
 from model.basis import orthonormal_courses, weighed_by_noise
 from model.blending import accumulated_weight, hann_window
-from model.block_images import BlockImages, DenoiseImages, DenoiseMean, blocks_at_a_time
+from model.block_images import BlockImages, DenoiseImages, DenoiseMeans, blocks_at_a_time
 from model.block_matrix import flattened
 from model.blur import TRUNCATE
 from model.budget import Budget, plan_stack
@@ -371,12 +371,12 @@ class LowRank:
         return images.astype(np.float32)
 
     def denoise_images(
-        self, denoiser: DenoiseImages, denoise_mean: DenoiseMean | None = None
+        self, denoiser: DenoiseImages, denoise_means: DenoiseMeans | None = None
     ) -> float:
         """Replace every block's images [K,h,w] by what `denoiser` makes of them (`BlockImages`).
 
         The brightness of every block stays as it was recorded. The share of what else is changed in
-        the mean that is followed, from 0 to 1. `denoise_mean` gives what it makes of the mean,
+        the mean that is followed, from 0 to 1. `denoise_means` gives what it makes of the means,
         should that take less time.
         """
         size = self.config.block
@@ -389,7 +389,7 @@ class LowRank:
             progress.update(len(found))
         share = images.share_of_mean(
             [result[0] for result in found],
-            denoise_mean or (lambda images: denoiser(images[None])[0, 0]),
+            denoise_means or (lambda images: denoiser(images)[:, 0]),
             self.config.probe,
         )
         for corner, recorded, result in zip(self.factors, noisy, found, strict=True):

@@ -316,7 +316,7 @@ class Denoiser:
             _note_shortened(f"blocks of {sizes} pixels left out for lack of {found.lack}", record)
         if denoiser:
             with record.timed("denoise images"):
-                record.mean_share = found.denoise_images(denoiser.images, denoiser.mean)
+                record.mean_share = found.denoise_images(denoiser.images, denoiser.means)
         return found
 
     def _factor_denoiser(self, checkpoint: Checkpoint) -> FactorDenoiser:

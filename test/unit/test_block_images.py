@@ -68,13 +68,32 @@ def test_a_mean_that_is_noise_is_taken_from_the_denoiser_and_detail_is_not() -> 
     for noisy, least, most in ((noise, 0.9, 1.0), (detail, 0.0, 0.02)):
         blocks = BlockImages(noisy=noisy, deviation=1.0, seed=0)
         flat = [np.full((SIZE, SIZE), each.mean()) for each in noisy]
-        share = blocks.share_of_mean(flat, lambda images: 0 * images[0], probe=0.1)
+        share = blocks.share_of_mean(flat, lambda images: 0 * images[:, 0], probe=0.1)
         assert least <= share <= most
+
+
+def test_means_that_are_asked_for_together_tell_what_they_tell_alone(
+    images: BlockImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, means = [], [0.4 * noisy[0] for noisy in images.noisy]
+
+    def denoise_means(seen: np.ndarray) -> np.ndarray:
+        given.append(len(seen))
+        return 0.4 * soft(seen)[:, 0]
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    together = images.share_of_mean(means, denoise_means, probe=0.1)
+    assert given == [len(COUNTS)]
+    monkeypatch.setattr(block_images, "PIXELS_AT_A_TIME", SIZE**2)
+    alone = images.share_of_mean(means, denoise_means, probe=0.1)
+    assert given[1:] == len(COUNTS) * [1]
+    assert 0 < together < 1
+    assert alone == pytest.approx(together)
 
 
 def test_a_mean_that_is_not_changed_is_followed(images: BlockImages) -> None:
     means = [noisy[0] for noisy in images.noisy]
-    assert images.share_of_mean(means, lambda seen: seen[0], probe=0.1) == 1.0
+    assert images.share_of_mean(means, lambda seen: seen[:, 0], probe=0.1) == 1.0
 
 
 def test_fewer_blocks_at_a_time_where_they_are_large_and_one_at_least() -> None:

@@ -546,7 +546,7 @@ def test_the_mean_of_a_flat_scene_is_taken_from_the_denoiser() -> None:
     again.factors = dict(found.factors)
     share = found.denoise_images(blurred)
     assert share > 0.9
-    assert share == again.denoise_images(blurred, lambda images: blurred(images[None])[0, 0])
+    assert share == again.denoise_images(blurred, lambda images: blurred(images)[:, 0])
     assert np.concatenate(list(found.render())).mean(0).std() < 2.0  # 100 / sqrt(200) before
 
 
