@@ -98,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--learning-rate", type=float)
     add("--loss", choices=get_args(Loss))
     add("--precision", choices=get_args(Precision))
+    add("--frozen-norm", action="store_const", const=True,
+        help="batch norm as in use, by the averages of --start-from")  # fmt: skip
     add("--seed", type=int)
     return parser
 
@@ -186,6 +188,8 @@ def train(args: argparse.Namespace) -> int:
     device = _own_device(args.device)
     recipe = _recipe(args)
     start = None
+    if recipe.frozen_norm and not args.start_from:
+        raise TrainError("--frozen-norm: there are no averages yet; name weights by --start-from")
     if args.start_from:
         start = load_network(read_checkpoint(args.start_from, args.method))
     sources = _sources(args, recipe, device, start)

@@ -53,6 +53,9 @@ class Recipe:
     gradient_clip: float = 1.0  # global norm
     average_decay: float = 0.999  # of the moving average of the weights, which is what is saved
     precision: Precision = "fp32"
+    # Batch norm goes by the averages that a run starts from, as it does in use. By those of its
+    # batch a network learns what nobody will give it: recordings beside each other.
+    frozen_norm: bool = False
     seed: int = 0
 
     @property

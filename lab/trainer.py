@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from lab.recipes import LOSSES, Recipe, Sides
@@ -111,6 +112,10 @@ class Trainer:
         self.pools = [Pool(slot, recipe.seed, sources) for slot in slots]
         torch.manual_seed(recipe.seed)
         self.net = place(self._fresh(), device)
+        if recipe.frozen_norm:
+            for module in self.net.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         self.average = place(self._fresh(), device).requires_grad_(False)
         self.average.load_state_dict(self.net.state_dict())
         # images teach one half of a network for factors, courses the other

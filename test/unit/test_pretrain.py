@@ -184,6 +184,24 @@ def test_bfloat16_trains_to_nearly_the_same_loss() -> None:
     assert half.advance() == pytest.approx(full.advance(), rel=0.05)
 
 
+def test_a_frozen_norm_goes_by_the_averages_it_began_with_and_learns_the_rest() -> None:
+    def run(*, frozen_norm: bool) -> Trainer:
+        recipe = replace(RECIPES["unet3d"], batch=2, curriculum=((3, (8, 8, 8)),), ramp=1)
+        own = replace(recipe, frozen_norm=frozen_norm)
+        return Trainer("unet3d", own, [(Noise(), 1.0)], CPU)
+
+    for frozen_norm in (False, True):
+        one = run(frozen_norm=frozen_norm)
+        before = {name: value.clone() for name, value in one.net.state_dict().items()}
+        one.advance()
+        for name, value in one.net.state_dict().items():
+            is_average = "running" in name or "batches" in name
+            assert torch.equal(value, before[name]) == (is_average and frozen_norm), name
+    # so what it answers while it learns is what it answers in use
+    patch = torch.randn(2, 1, 8, 8, 8)
+    assert torch.equal(one.net(patch), one.net.eval()(patch))
+
+
 # ---- Runs -------------------------------------------------------------------------------------
 
 RUN = ["restormer3d", "--curriculum", "4:6x8x8", "--batch", "2", "--warm-up", "1",
@@ -273,6 +291,15 @@ def test_weights_of_another_size_are_no_beginning(
     assert main(run) == 1
     assert "--start-from: weights of another size" in capsys.readouterr().err
     assert not second.exists()
+
+
+def test_a_norm_that_has_averaged_nothing_yet_is_not_frozen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    assert main([*RUN, "--out", str(out), "--frozen-norm"]) == 1
+    assert "--frozen-norm" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_folder_without_stacks_is_named(
