@@ -13,11 +13,12 @@ Precision = Literal["fp32", "bf16"]
 Loss = Literal["l1", "l2", "log"]
 Objective = Literal["noise2noise", "noise2void", "odd_even", "pairs"]
 
-# What each objective can be measured by; odd_even has an error of its own, half l1 and half l2.
+# What each objective can be measured by. The error of odd_even is half absolute, half squared: l2
+# stands for that, and log for its logarithm.
 LOSSES: dict[Objective, tuple[Loss, ...]] = {
     "noise2noise": ("l2", "log"),
     "noise2void": ("l2", "log"),
-    "odd_even": ("l2",),
+    "odd_even": ("l2", "log"),
     "pairs": ("l1", "l2", "log"),
 }
 

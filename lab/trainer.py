@@ -199,20 +199,23 @@ class Trainer:
             odd, _ = odd_even_pair(noisy)
             answers = [e.noisy if e.target is None else e.target for e in examples]
             _, even = odd_even_pair(torch.stack(answers))
-            # the same number of voxels in each: their mean is the mean of means
-            return len(examples) * odd_even_loss(self._predict(odd), even)
+            each = map(odd_even_loss, self._predict(odd).split(1), even.split(1))
+            return self._sum(torch.stack([*each]))
         if recipe.objective == "pairs":
             error = self._predict(noisy) - _stacked([e.target for e in examples])
-            each = per_example(error.abs() if recipe.loss == "l1" else error.square())
-            return (each + LEAST_ERROR).log().sum() if recipe.loss == "log" else each.sum()
+            errors = per_example(error.abs() if recipe.loss == "l1" else error.square())
+            return self._sum(errors, LEAST_ERROR)
         masked, hidden = masked_input(examples, seeds, recipe)
         prediction = self._predict(masked)
         losses = [
             example_loss(prediction[i : i + 1], example, coords.to(target), recipe.hidden_weight)
             for i, (example, coords) in enumerate(zip(examples, hidden, strict=True))
         ]
-        each = torch.stack(losses)
-        return each.log().sum() if recipe.loss == "log" else each.sum()
+        return self._sum(torch.stack(losses))
+
+    def _sum(self, errors: Tensor, least: float = 0.0) -> Tensor:
+        """Of the errors of examples, as the recipe counts them; `least` is added to logarithms'."""
+        return (errors + least).log().sum() if self.recipe.loss == "log" else errors.sum()
 
     def _gradients(self) -> Tensor:
         """Leave the whole batch's gradients in the network; its mean loss over all ranks."""

@@ -151,7 +151,20 @@ def test_the_logarithm_is_of_each_example(target: float | None) -> None:
     assert float(run._loss(examples, [0, 0])) == pytest.approx(bright + dark, rel=1e-5)
 
 
-@pytest.mark.parametrize(("objective", "loss"), [("odd_even", "log"), ("noise2void", "l1")])
+@torch.no_grad()
+def test_the_logarithm_of_odd_frames_against_even_ones_is_of_each_example() -> None:
+    run = trainer(replace(TINY, objective="odd_even", loss="log", warm_up=0))
+    plain = trainer(replace(TINY, objective="odd_even", loss="l2", warm_up=0))
+    examples = [Noise().draw(Ask(patch=(12, 8, 8), target_draws=1, median=False), _rng(seed))
+                for seed in (1, 2)]  # fmt: skip
+    errors = [float(plain._loss([example], [0])) for example in examples]
+    both = [0, 0]
+    assert float(plain._loss(examples, both)) == pytest.approx(sum(errors), rel=1e-5)
+    logarithm = sum(map(math.log, errors))
+    assert float(run._loss(examples, both)) == pytest.approx(logarithm, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(("objective", "loss"), [("odd_even", "l1"), ("noise2void", "l1")])
 def test_a_loss_that_the_objective_does_not_take_is_refused(objective: str, loss: str) -> None:
     with pytest.raises(TrainError, match=f"loss {loss}: objective {objective} takes l2"):
         trainer(replace(TINY, objective=objective, loss=loss))  # type: ignore[arg-type]
@@ -384,8 +397,8 @@ def test_validation_scores_an_identity_as_the_noisy_recording() -> None:
     assert scores == again
 
 
-def _rng() -> np.random.Generator:
-    return np.random.default_rng(0)
+def _rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
 def _curve(out: Path) -> list[dict[str, str]]:
