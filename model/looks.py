@@ -44,9 +44,9 @@ logger = logging.getLogger(__name__)
 SHORTEST = 4  # blurs in time, of which so many fit into the frames; longer ones would leave none
 LEAST_MORE = 0.25  # components that a faster look or a scan finds in a block, and
 MORE_SHARE = 0.1  # of those that are known, or it is not worth its time
-# A scan is not worth a closer look either, where so many fewer deviations above one order of noise
-# not even such a part of that is found: three orders take twice the time.
-SURELY, SURELY_SHARE = 1.0, 0.5
+# A scan need not be measured more closely where it shows less than such a part of that so many
+# deviations less above one order of noise.
+SURELY, SURELY_SHARE = 1.0, 0.75
 LEAST_EVENT = 1.0  # deviations of the noise, that an event has even where noise reaches nothing
 # What noise reaches in one block says nothing of others where it is beyond the usual by this part
 # of it: an artefact, or the moving border of a registered recording.
@@ -92,18 +92,26 @@ class Sample:
         return [greatest(rest_seen(self.noise, each, known, look, first)) for each in orders]
 
     def scanned(
-        self, found: Components, seed: int, scan: Scan, num_orders: int
+        self, found: Components, seed: int, scan: Scan
     ) -> tuple[list[np.ndarray], list[list[float]]]:
-        """What a scan sees beside what was found, by place: see `Scan.reached`.
+        """What a scan sees beside what was found, by place (`Scan.reached`).
 
-        And the most that it sees in noise: in the same, the frames in several other orders.
+        And the most that it sees in noise: see `scanned_as_noise`, of one order.
         """
-        rng = np.random.default_rng(seed)
-        rest = without(self.block, torch.from_numpy(found.footprints.T))
-        nothing = torch.empty(rest[0].size, 0)
-        noises = (scan.reached(rng.permutation(rest), nothing) for _ in range(num_orders))
-        most = [[float(values.max()) for values in reached] for reached in noises]
-        return scan.reached(rest, nothing), most
+        rest = self._beside(found)
+        return _reached(scan, rest), _most_in_noise(rest, seed, scan, range(1))
+
+    def scanned_as_noise(
+        self, found: Components, seed: int, scan: Scan, orders: range
+    ) -> list[list[float]]:
+        """The most that a scan sees where frames are in some of many other orders.
+
+        That is noise, like the block's, beside what was found.
+        """
+        return _most_in_noise(self._beside(found), seed, scan, orders)
+
+    def _beside(self, found: Components) -> np.ndarray:
+        return without(self.block, torch.from_numpy(found.footprints.T))
 
     def with_events(self, found: Components, scan: Scan) -> Components:
         """What was found, and what a scan finds."""
@@ -136,6 +144,18 @@ class Sample:
         change = estimate(self.block + by, PrincipalComponents(flattened(moved))) - denoised
         divergence = (by * change).mean() / config.probe**2
         return float(np.square(denoised - self.block).mean() + 2 * divergence)
+
+
+def _most_in_noise(rest: np.ndarray, seed: int, scan: Scan, orders: range) -> list[list[float]]:
+    rng = np.random.default_rng(seed)
+    drawn = [rng.permutation(len(rest)) for _ in range(orders.stop)]
+    noises = (_reached(scan, rest[drawn[order]]) for order in orders)
+    return [[float(values.max()) for values in reached] for reached in noises]
+
+
+def _reached(scan: Scan, rest: np.ndarray) -> list[np.ndarray]:
+    """Beside nothing that is known."""
+    return scan.reached(rest, torch.empty(rest[0].size, 0))
 
 
 def samples_of(
@@ -247,18 +267,28 @@ def _scan(
     least = _worthwhile(before)
     seeds = range(len(samples))  # several may be the same block
 
-    def so_far_above(deviations: float, num_orders: int) -> tuple[Scan, float]:
-        """What is above so many orders of noise, and how many places of a sample are."""
-        scanned = partial(Sample.scanned, scan=scan, num_orders=num_orders)
-        seen, of_noise = zip(*in_parallel(scanned, samples, found, seeds), strict=True)
-        beyond = [_beyond(most, deviations) for most in np.concatenate(of_noise).T]
-        above = replace(scan, thresholds=tuple(max(LEAST_EVENT, each) for each in beyond))
-        return above, float(np.mean([len(above.above(reached)) for reached in seen]))
+    def beyond(most: Sequence[list[list[float]]], deviations: float) -> Scan:
+        """The same scan above what noise has reached."""
+        by_blur = np.concatenate(most).T
+        above = [max(LEAST_EVENT, _beyond(reached, deviations)) for reached in by_blur]
+        return replace(scan, thresholds=tuple(above))
 
-    _, places = so_far_above(config.scan_deviations - SURELY, 1)
-    if places <= SURELY_SHARE * least:
+    scanned = in_parallel(partial(Sample.scanned, scan=scan), samples, found, seeds)
+    seen, of_noise = map(list, zip(*scanned, strict=True))
+
+    def places(scan: Scan) -> float:
+        """That a sample has above the thresholds: no fewer than components."""
+        return float(np.mean([len(scan.above(reached)) for reached in seen]))
+
+    likely = beyond(of_noise, config.scan_deviations - SURELY)
+    if places(likely) <= SURELY_SHARE * least:
         return None, found
-    scan, _ = so_far_above(config.scan_deviations, config.noise_orders)
+    other_orders = range(1, config.noise_orders)
+    as_noise = partial(Sample.scanned_as_noise, scan=scan, orders=other_orders)
+    of_noise += in_parallel(as_noise, samples, found, seeds)
+    scan = beyond(of_noise, config.scan_deviations)
+    if places(scan) <= least:
+        return None, found
     more = list(in_parallel(partial(Sample.with_events, scan=scan), samples, found))
     return (scan, more) if _mean_count(more) - before > least else (None, found)
 
