@@ -1,10 +1,10 @@
 """How well heights of events can be known at all:  python -m lab.heights MOVIE.npz [MOVIE.npz ...]
 
-Nobody who has to find events in noise knows their heights better than one who is told all of them
-but that: where and when each is, how it rises and falls, what its surroundings do meanwhile. His
-best estimate is a matched filter, which errs by the noise over the event's strength (the bound of
-Cramér and Rao). For the events of `lab.events` in the corner that is kept for judging, at the
-challenge's levels of noise.
+Nobody who has to find events in noise, and is right about heights in the mean, knows them better
+than one who is told all else: where and when each event is, how it rises and falls, what its
+surroundings do meanwhile. The best estimate then is a matched filter, which errs by the noise over
+the event's strength (the bound of Cramér and Rao). For the events of `lab.events` in the corner
+that is kept for judging, at the challenge's levels of noise.
 """
 
 from __future__ import annotations

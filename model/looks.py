@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 SHORTEST = 4  # blurs in time, of which so many fit into the frames; longer ones would leave none
 LEAST_MORE = 0.25  # components that a faster look or a scan finds in a block, and
 MORE_SHARE = 0.1  # of those that are known, or it is not worth its time
-# A scan need not be measured more closely where it shows less than such a part of that so many
-# deviations less above one order of noise.
+# One order of noise is enough where a scan shows less than such a part of that, even so many
+# deviations below its thresholds.
 SURELY, SURELY_SHARE = 1.0, 0.75
 LEAST_EVENT = 1.0  # deviations of the noise, that an event has even where noise reaches nothing
 # What noise reaches in one block says nothing of others where it is beyond the usual by this part
