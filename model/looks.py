@@ -99,7 +99,7 @@ class Sample:
         And the most that it sees in noise: see `scanned_as_noise`, of one order.
         """
         rest = self._beside(found)
-        return _reached(scan, rest), _most_in_noise(rest, seed, scan, range(1))
+        return scan.reached(rest), _most_in_noise(rest, seed, scan, range(1))
 
     def scanned_as_noise(
         self, found: Components, seed: int, scan: Scan, orders: range
@@ -149,13 +149,8 @@ class Sample:
 def _most_in_noise(rest: np.ndarray, seed: int, scan: Scan, orders: range) -> list[list[float]]:
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(len(rest)) for _ in range(orders.stop)]
-    noises = (_reached(scan, rest[drawn[order]]) for order in orders)
+    noises = (scan.reached(rest[drawn[order]]) for order in orders)
     return [[float(values.max()) for values in reached] for reached in noises]
-
-
-def _reached(scan: Scan, rest: np.ndarray) -> list[np.ndarray]:
-    """Beside nothing that is known."""
-    return scan.reached(rest, torch.empty(rest[0].size, 0))
 
 
 def samples_of(

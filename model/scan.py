@@ -49,9 +49,10 @@ class Scan:
     space_sigmas: tuple[float, ...]  # pixels
     thresholds: tuple[float, ...] = ()  # one for each
 
-    def reached(self, block: np.ndarray, known: torch.Tensor) -> list[np.ndarray]:
-        """Behind each blur in a block [T,h,w], beside orthonormal columns [h*w,K]: by place."""
-        return [seen.reached for seen in self._seen(block, known)]
+    def reached(self, block: np.ndarray) -> list[np.ndarray]:
+        """Behind each blur in a block [T,h,w] of which nothing is known: by place."""
+        nothing = torch.empty(block[0].size, 0)
+        return [seen.reached for seen in self._seen(block, nothing)]
 
     def above(self, reached: Sequence[np.ndarray]) -> list[Place]:
         """Where something is above the thresholds, the clearest first, each once."""

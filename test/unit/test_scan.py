@@ -35,7 +35,7 @@ def event(row: int, column: int, frame: int = 100, height: float = 2.0) -> np.nd
 def scan() -> Scan:
     """With thresholds above what blocks of noise reach."""
     reached = np.array(
-        [[each.max() for each in SCAN.reached(noise(seed), NOTHING)] for seed in range(100, 130)]
+        [[each.max() for each in SCAN.reached(noise(seed))] for seed in range(100, 130)]
     )
     return replace(SCAN, thresholds=tuple(map(float, reached.mean(0) + 5 * reached.std(0))))
 
@@ -107,5 +107,5 @@ def test_what_is_known_is_not_found_again(scan: Scan) -> None:
 @pytest.mark.parametrize("num_frames", [1, 2, 7])
 def test_few_frames_are_scanned_too(num_frames: int) -> None:
     scan = replace(SCAN, time_sigma=num_frames / 4)
-    for reached in scan.reached(noise(0)[:num_frames], NOTHING):
+    for reached in scan.reached(noise(0)[:num_frames]):
         assert np.isfinite(reached).all()
