@@ -4,16 +4,17 @@ Every other frame is left out, and components are looked for in the rest. Along 
 by half a frame's distance, the frames that were left out have the same images under other noise,
 which nothing that was found before can know of. So a network that predicts these from those learns
 to denoise them (Noise2Noise: Lehtinen et al., ICML 2018, https://arxiv.org/abs/1803.04189), and how
-well it does so in another part of the field tells, without the truth, whether it has learned. Only
-signals that are too fast to be seen in every other frame would be weaker in the others, and what
-learns from these would weaken them everywhere: nothing is learned then.
+well it does so in another part of the field tells, without the truth, whether it has learned.
+Signals that change from frame to frame are weaker along courses that were moved than they are, by
+as much as courses that were found in all frames tell; the images are made as much stronger. Where
+they still show less, signals were not seen well enough to learn from, and nothing is learned.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,8 @@ from model.orientation import Orientation
 from model.progress import Progress
 
 logger = logging.getLogger(__name__)
+
+LEAST_PART = 0.5  # of a course, that moved ones are taken to have kept: else noise would be learned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,28 @@ def moved_in_time(courses: np.ndarray, frames: float) -> np.ndarray:
     return np.fft.irfft(turned, 2 * num_frames, axis=0)[:num_frames]
 
 
+def part_between(
+    courses: np.ndarray, seen: np.ndarray, between: np.ndarray, later: float
+) -> np.ndarray:
+    """What part of courses [T,K] of every other frame the frames between still show: [K].
+
+    From `LEAST_PART` to 1, which slow ones have. As courses tell that were found in all frames of
+    the same tissue: [T,L] in the frames that the others were found in, and as many between, so much
+    `later`. What those have not got is taken for slow.
+    """
+    mix = np.linalg.pinv(seen) @ courses
+    shown = seen @ mix
+    lost = np.square(shown).sum(0) - (between @ mix * _moved(shown, later)).sum(0)
+    return np.clip(1 - lost / np.square(courses).sum(0), LEAST_PART, 1.0)
+
+
+def _moved(courses: np.ndarray, later: float) -> np.ndarray:
+    """`moved_in_time`; all but the first, which is constant, without a mean as before."""
+    moved = moved_in_time(courses, later)
+    moved[:, 1:] -= moved[:, 1:].mean(0)
+    return moved
+
+
 def image_pairs(
     measured: LowRank, denoise_courses: DenoiseCourses, config: TeachConfig
 ) -> Iterator[tuple[Corner, Pair]]:
@@ -80,30 +105,54 @@ def image_pairs(
     """
     number = np.arange(len(measured.frames))
     is_whole = number < len(number) // 2 * 2  # frames in pairs
-    even, odd = (measured.of_some(is_whole & (number % 2 == which)) for which in (0, 1))
     starts = measured.rows.starts
     wanted = max(config.least_rows, config.most_blocks // measured.columns.num_windows)
     num_rows = min(len(starts), wanted)
-    chosen = [starts[int((i + 0.5) * len(starts) / num_rows)] for i in range(num_rows)]
-    for one, other, later in ((even, odd, 0.5), (odd, even, -0.5)):
-        for row in chosen:
-            yield from _pairs_in_row(one, other, later, row, denoise_courses)
+    rows = [starts[int((i + 0.5) * len(starts) / num_rows)] for i in range(num_rows)]
+    in_all_frames = dict(_courses_in(measured, rows, denoise_courses))
+    is_even, is_odd = (is_whole & (number % 2 == which) for which in (0, 1))
+    even, odd = measured.of_some(is_even), measured.of_some(is_odd)
+    for one, other, later, is_seen, is_between in (
+        (even, odd, 0.5, is_even, is_odd), (odd, even, -0.5, is_odd, is_even)
+    ):  # fmt: skip
+        told_by = {
+            corner: (courses[is_seen], courses[is_between])
+            for corner, courses in in_all_frames.items()
+        }
+        for row in rows:
+            yield from _pairs_in_row(one, other, later, row, told_by, denoise_courses)
+
+
+def _courses_in(
+    measured: LowRank, rows: Sequence[int], denoise_courses: DenoiseCourses
+) -> Iterator[tuple[Corner, np.ndarray]]:
+    """Denoised courses [T,L] of the blocks that start at some rows."""
+
+    def of_block(corner: Corner, _: np.ndarray, found: Components) -> tuple[Corner, np.ndarray]:
+        return corner, measured.denoised_courses(found, denoise_courses)
+
+    return measured.each_block(of_block, rows)
 
 
 def _pairs_in_row(
-    one: LowRank, other: LowRank, later: float, row: int, denoise_courses: DenoiseCourses
+    one: LowRank,
+    other: LowRank,
+    later: float,
+    row: int,
+    told_by: Mapping[Corner, tuple[np.ndarray, np.ndarray]],
+    denoise_courses: DenoiseCourses,
 ) -> Iterator[tuple[Corner, Pair]]:
     band = other.band_at(row)
 
     def of_block(corner: Corner, block: np.ndarray, found: Components) -> tuple[Corner, Pair]:
         factors = one.along_components(found, denoise_courses, block, corner)
         seen = factors.footprints.reshape(-1, *block.shape[1:])
-        there = moved_in_time(factors.courses, later)
-        there[:, 1:] -= there[:, 1:].mean(0)  # as those that were not moved
+        there = _moved(factors.courses, later)
+        part = part_between(factors.courses, *told_by[corner], later)
         _, columns = one.block_at(*corner)
         around = np.ascontiguousarray(band[:, :, columns])
         # nearest by least squares: moved, or in bright frames, courses are not quite orthonormal
-        readers = np.linalg.pinv(there).T.astype(np.float32)
+        readers = (np.linalg.pinv(there).T / part).astype(np.float32)
         other_images = other.read(readers, around, corner).reshape(seen.shape)
         return corner, Pair(seen=seen, other=other_images, scales=found.scale)
 

@@ -14,7 +14,14 @@ from model.config import LowRankConfig, TeachConfig
 from model.device import pick_device
 from model.factor_denoiser import FactorDenoiser
 from model.lowrank import LowRank
-from model.teach import TeachReport, image_pairs, moved_in_time, teach
+from model.teach import (
+    LEAST_PART,
+    TeachReport,
+    image_pairs,
+    moved_in_time,
+    part_between,
+    teach,
+)
 
 LOW_RANK = replace(LowRankConfig(), block=16, sampled_blocks=4, space_sigmas=(0.5, 1.0))
 CONFIG = TeachConfig(steps=30, learning_rate=0.03, ramp=5, average_decay=0.5)
@@ -104,6 +111,41 @@ def test_courses_are_moved_by_parts_of_a_frame() -> None:
     np.testing.assert_allclose(moved_in_time(bump(40), -0.5), bump(40.5), atol=1e-6)
 
 
+def course(name: str) -> np.ndarray:
+    """Of 200 frames, of norm 1 and without a mean."""
+    frames = np.arange(200)
+    values = {
+        "slow": np.sin(2 * np.pi * (frames + 0.5) / 50),
+        "fast": np.exp(-(frames % 25) / 1.5),
+        "faster": np.sin(2 * np.pi * (frames + 0.5) / 2.5),
+    }[name]
+    values = values - values.mean()
+    return values / np.linalg.norm(values)
+
+
+@pytest.mark.parametrize("later", [0.5, -0.5])
+@pytest.mark.parametrize("name", ["slow", "fast", "faster"])
+def test_the_part_of_a_course_that_the_frames_between_show(name: str, later: float) -> None:
+    constant = np.full(200, 200**-0.5)
+    of_all = np.stack([constant, course(name)], axis=1)
+    seen, between = (of_all[0::2], of_all[1::2]) if later > 0 else (of_all[1::2], of_all[0::2])
+    there = moved_in_time(seen[:, 1:], later)
+    there -= there.mean(0)
+    shown = float(between[:, 1] @ there[:, 0] / np.square(seen[:, 1]).sum())
+    part = part_between(seen, seen, between, later)
+    assert part[0] == pytest.approx(1)
+    assert part[1] == pytest.approx(max(shown, LEAST_PART), abs=0.02)
+    kept = {"slow": (0.99, 1), "fast": (0.55, 0.9), "faster": (LEAST_PART, LEAST_PART)}
+    assert kept[name][0] <= part[1] <= kept[name][1]
+
+
+def test_of_a_course_that_was_not_found_in_all_frames_nothing_is_lost() -> None:
+    constant = np.full((100, 1), 0.1)
+    courses = np.stack([constant[:, 0], course("fast")[::2]], axis=1)
+    courses[:, 1] -= courses[:, 1].mean()
+    np.testing.assert_allclose(part_between(courses, constant, constant, 0.5), 1)
+
+
 def test_the_other_images_show_the_same_tissue(measured: LowRank) -> None:
     compared = 0
     for _, pair in image_pairs(measured, as_guessed, CONFIG):
@@ -180,6 +222,14 @@ def test_a_network_that_shrinks_images_too_much_learns_not_to(measured: LowRank)
     assert 0.6 < net.factor.item() < 1
 
 
+def test_fast_signals_are_learned_to_be_as_strong_as_they_are() -> None:
+    net = ScaledButTheMean(0.5)
+    report = taught(net, LowRank(recording(is_fast=True), LOW_RANK))
+    assert report is not None
+    assert report.has_helped
+    assert 0.8 < net.factor.item() < 1
+
+
 def test_what_learned_to_do_worse_is_not_taken(
     measured: LowRank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +298,11 @@ def test_too_little_to_learn_from_leaves_the_network_alone() -> None:
         assert net.factor.item() == pytest.approx(0.3)
 
 
-def test_signals_that_half_the_frames_do_not_show_are_not_learned_to_be_weak() -> None:
+def test_what_the_frames_between_do_not_show_is_not_learned_to_be_weak(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # as though nobody knew that signals are fast
+    monkeypatch.setattr(teaching, "part_between", lambda courses, *_: np.ones(courses.shape[1]))
     flashing = LowRank(recording(is_fast=True), LOW_RANK)
     net = ScaledButTheMean(0.9)
     assert taught(net, flashing) is None
