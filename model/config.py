@@ -110,7 +110,7 @@ class TeachConfig:
     most_blocks: int = 100  # of the recording, that are looked at, but
     least_rows: int = 4  # of blocks, where there are more
     least_blocks: int = 4  # to learn from, and as many to judge by, or it is left as it is
-    least_agreement: float = 0.92  # of both halves of the frames, with fast signals allowed for
+    least_agreement: float = 0.9  # of both halves of the frames, with fast signals allowed for
     least_frames: int = 64
     judged: float = 0.25  # part of the field, at its end, that shows whether it has helped
 

@@ -6,8 +6,9 @@ which nothing that was found before can know of. So a network that predicts thes
 to denoise them (Noise2Noise: Lehtinen et al., ICML 2018, https://arxiv.org/abs/1803.04189), and how
 well it does so in another part of the field tells, without the truth, whether it has learned.
 Signals that change from frame to frame are weaker along courses that were moved than they are, by
-as much as courses that were found in all frames tell; the images are made as much stronger. Where
-they still show less, signals were not seen well enough to learn from, and nothing is learned.
+as much as courses that were found in all frames tell; the images are made as much stronger. What
+they still lack is noise that the courses follow, of which all frames have half as much. Where that
+is a good part of the images there is nothing to learn from.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ class Pair:
     def over(self, scale: float) -> Pair:
         """Both images in units of the noise, which this is taken for."""
         return replace(self, seen=self.seen / scale, other=self.other / scale)
+
+    def stronger(self, factor: float) -> Pair:
+        """The other images, but for the mean, so many times as strong."""
+        changing = np.float32(factor) * self.other[1:]
+        return replace(self, other=np.concatenate([self.other[:1], changing]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +200,8 @@ def teach(
             agreement,
         )
         return None
+    factor = _strength_in_all_frames(agreement)
+    taught, judged = ([pair.stronger(factor) for pair in part] for part in (taught, judged))
     average, steps = _learned(denoiser, taught, config, budget, seed)
     before, after = (_error(each, judged, denoiser.device) for each in (denoiser.net, average))
     report = TeachReport(steps=steps, judged=(before, after))
@@ -215,6 +223,15 @@ def _agreement(pairs: Sequence[Pair]) -> float:
         both += (near * pair.other[1:]).sum(), (near * pair.seen[1:]).sum()
     other, seen = both
     return float(other / seen) if seen > 0 else 0.0
+
+
+def _strength_in_all_frames(agreement: float) -> float:
+    """How strong the images are that all frames show, over those that the other frames show.
+
+    Courses follow the noise of the frames that they were found in, so images along them show more
+    than is there: of half the frames by what the other half lacks, of all by half of that.
+    """
+    return max(1.0, (1 + agreement) / (2 * agreement))
 
 
 def _learned(
