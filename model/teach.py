@@ -83,7 +83,7 @@ def moved_in_time(courses: np.ndarray, frames: float) -> np.ndarray:
 def part_between(
     courses: np.ndarray, seen: np.ndarray, between: np.ndarray, later: float
 ) -> np.ndarray:
-    """What part of courses [T,K] of every other frame the frames between still show: [K].
+    """What part of courses [T,K] of every other frame, moved to the frames between, is left: [K].
 
     From `LEAST_PART` to 1, which slow ones have. As courses tell that were found in all frames of
     the same tissue: [T,L] in the frames that the others were found in, and as many between, so much
