@@ -116,13 +116,12 @@ def image_pairs(
     num_rows = min(len(starts), wanted)
     rows = [starts[int((i + 0.5) * len(starts) / num_rows)] for i in range(num_rows)]
     in_all_frames = dict(_courses_in(measured, rows, denoise_courses))
-    is_even, is_odd = (is_whole & (number % 2 == which) for which in (0, 1))
-    even, odd = measured.of_some(is_even), measured.of_some(is_odd)
-    for one, other, later, is_seen, is_between in (
-        (even, odd, 0.5, is_even, is_odd), (odd, even, -0.5, is_odd, is_even)
-    ):  # fmt: skip
+    chosen = [is_whole & (number % 2 == which) for which in (0, 1)]
+    halves = [measured.of_some(is_chosen) for is_chosen in chosen]
+    for which, later in ((0, 0.5), (1, -0.5)):
+        one, other = halves[which], halves[1 - which]
         told_by = {
-            corner: (courses[is_seen], courses[is_between])
+            corner: (courses[chosen[which]], courses[chosen[1 - which]])
             for corner, courses in in_all_frames.items()
         }
         for row in rows:
