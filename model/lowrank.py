@@ -347,12 +347,9 @@ class LowRank:
         self, found: Components, denoise_courses: DenoiseCourses, block: np.ndarray, corner: Corner
     ) -> Factors:
         """What a standardised block [T,h,w] has along its components' courses, once denoised."""
-        return self.along(self.denoised_courses(found, denoise_courses), block, corner)
-
-    def denoised_courses(self, found: Components, denoise_courses: DenoiseCourses) -> np.ndarray:
-        """A basis [T,K] float32 of components' courses, once denoised; the constant one first."""
         guess, known = self.guessed(found)
-        return orthonormal_courses(denoise_courses(found.courses, guess, known))
+        courses = denoise_courses(found.courses, guess, known)
+        return self.along(orthonormal_courses(courses), block, corner)
 
     def guessed(self, found: Components) -> tuple[np.ndarray, np.ndarray]:
         """Of components' courses what they would be without noise, and how much of it is wide."""

@@ -62,8 +62,9 @@ Look = Callable[[np.ndarray], None]
 
 # A voxel, for its mean image and the looks at what was taken out: twice what was measured.
 SECONDS_AROUND = 60e-9
-# Times what the low-rank method will take, that must be left if its network is to be adapted first,
-TIMES_AS_LONG = 2.0
+# Times what the low-rank method takes in all, that must be left where components are found if its
+# network is to be adapted,
+TIMES_AS_LONG = 1.5
 TEACHING_SHARE = 8.0  # which may take one such part of what is left
 CONSTANT_BLOCK = 64  # frames at a time when a constant stack is copied
 
@@ -283,6 +284,8 @@ class Denoiser:
     ) -> LowRankEnsemble:
         """The factors of frames [T,H,W], denoised where there is a network."""
         denoiser = self._factor_denoiser(self.checkpoint) if self.checkpoint else None
+        if denoiser:
+            record.precision = denoiser.precision
         with record.timed("decompose"):
             measured = LowRank(
                 frames, config, self.seed, budget=budget,
@@ -291,11 +294,6 @@ class Denoiser:
             _note_doubts(measured.doubts, record)
             if measured.is_late:
                 _note_lateness(measured.seconds, budget, record)
-        if denoiser:
-            record.precision = denoiser.precision
-            with record.timed("adapt"):
-                self._teach(denoiser, measured, budget, record)
-        with record.timed("decompose"):
             found = LowRankEnsemble(measured, budget)
             found.find(denoiser.courses if denoiser else None)
         if measured.motion:
@@ -315,6 +313,8 @@ class Denoiser:
             sizes = " and ".join(map(str, found.left_out))
             _note_shortened(f"blocks of {sizes} pixels left out for lack of {found.lack}", record)
         if denoiser:
+            with record.timed("adapt"):
+                self._teach(denoiser, measured, budget, record)
             with record.timed("denoise images"):
                 record.mean_share = found.denoise_images(denoiser.images, denoiser.means)
         return found

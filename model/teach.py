@@ -107,7 +107,8 @@ def image_pairs(
 ) -> Iterator[tuple[Corner, Pair]]:
     """Of the blocks in some rows of them: each half of the frames beside the other.
 
-    The rows are the middles of equal parts of the field: motion leaves the least at its edges.
+    The factors of all frames are found. The rows are the middles of equal parts of the field:
+    motion leaves the least at its edges.
     """
     number = np.arange(len(measured.frames))
     is_whole = number < len(number) // 2 * 2  # frames in pairs
@@ -115,28 +116,17 @@ def image_pairs(
     wanted = max(config.least_rows, config.most_blocks // measured.columns.num_windows)
     num_rows = min(len(starts), wanted)
     rows = [starts[int((i + 0.5) * len(starts) / num_rows)] for i in range(num_rows)]
-    in_all_frames = dict(_courses_in(measured, rows, denoise_courses))
     chosen = [is_whole & (number % 2 == which) for which in (0, 1)]
     halves = [measured.of_some(is_chosen) for is_chosen in chosen]
     for which, later in ((0, 0.5), (1, -0.5)):
         one, other = halves[which], halves[1 - which]
         told_by = {
-            corner: (courses[chosen[which]], courses[chosen[1 - which]])
-            for corner, courses in in_all_frames.items()
+            corner: (found.courses[chosen[which]], found.courses[chosen[1 - which]])
+            for corner, found in measured.factors.items()
+            if corner[0] in rows
         }
         for row in rows:
             yield from _pairs_in_row(one, other, later, row, told_by, denoise_courses)
-
-
-def _courses_in(
-    measured: LowRank, rows: Sequence[int], denoise_courses: DenoiseCourses
-) -> Iterator[tuple[Corner, np.ndarray]]:
-    """Denoised courses [T,L] of the blocks that start at some rows."""
-
-    def of_block(corner: Corner, _: np.ndarray, found: Components) -> tuple[Corner, np.ndarray]:
-        return corner, measured.denoised_courses(found, denoise_courses)
-
-    return measured.each_block(of_block, rows)
 
 
 def _pairs_in_row(
@@ -173,7 +163,8 @@ def teach(
 ) -> TeachReport | None:
     """Teach a denoiser's network, if that helps, in bf16 or in fp32: of fp16, gradients need more.
 
-    None where there is too little to learn from, or it would mislead.
+    By a recording whose factors are found, and stay as they are: the half of the network for
+    courses learns nothing. None where there is too little to learn from, or it would mislead.
     """
     if len(measured.frames) < config.least_frames:
         return None

@@ -86,9 +86,15 @@ def recording(
     return movie + rng.normal(size=movie.shape)
 
 
+def found_in(frames: np.ndarray) -> LowRank:
+    found = LowRank(frames, LOW_RANK)
+    found.find(as_guessed)
+    return found
+
+
 @pytest.fixture(scope="module")
 def measured() -> LowRank:
-    return LowRank(recording(), LOW_RANK)
+    return found_in(recording())
 
 
 @pytest.fixture
@@ -191,7 +197,7 @@ def test_the_difference_to_the_other_images_tells_the_error_without_the_truth(
 
 
 def test_rows_of_blocks_are_chosen_all_over_the_field() -> None:
-    tall = LowRank(recording(num_frames=80, height=128, width=40), LOW_RANK)
+    tall = found_in(recording(num_frames=80, height=128, width=40))
     config = replace(CONFIG, most_blocks=1, least_rows=3)  # of 15 rows
     corners = [corner for corner, _ in image_pairs(tall, as_guessed, config)]
     assert {row for row, _ in corners} == {tall.rows.starts[i] for i in (2, 7, 12)}
@@ -248,7 +254,7 @@ def test_a_network_that_shrinks_images_too_much_learns_not_to(measured: LowRank)
 
 def test_fast_signals_are_learned_to_be_as_strong_as_they_are() -> None:
     net = ScaledButTheMean(0.5)
-    report = taught(net, LowRank(recording(is_fast=True), LOW_RANK))
+    report = taught(net, found_in(recording(is_fast=True)))
     assert report is not None
     assert report.has_helped
     assert 0.8 < net.factor.item() < 1
@@ -311,7 +317,7 @@ def test_too_little_to_learn_from_leaves_the_network_alone() -> None:
         np.random.default_rng(0).normal(100, 1, (240, 32, 56)),  # nothing stands out
     ):
         net = Scaled(0.3)
-        assert taught(net, LowRank(frames, LOW_RANK)) is None
+        assert taught(net, found_in(frames)) is None
         assert net.factor.item() == pytest.approx(0.3)
 
 
@@ -321,7 +327,7 @@ def test_what_the_frames_between_do_not_show_is_not_learned_to_be_weak(
     # as though nothing were allowed for
     monkeypatch.setattr(teaching, "part_between", lambda courses, *_: np.ones(courses.shape[1]))
     monkeypatch.setattr(teaching, "_strength_in_all_frames", lambda _: 1.0)
-    flashing = LowRank(recording(is_fast=True), LOW_RANK)
+    flashing = found_in(recording(is_fast=True))
     net = ScaledButTheMean(0.9)
     assert taught(net, flashing) is None
     assert net.factor.item() == pytest.approx(0.9)
