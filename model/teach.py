@@ -245,11 +245,13 @@ def _learned(
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
-        for number in rng.integers(len(pairs), size=config.blocks):
-            seen, other = _drawn(pairs[number], config.images, rng)
-            with in_precision(device, precision):
-                loss = _difference(learner, seen, other, device).mean()
-            (loss / config.blocks).backward()
+        chosen = [pairs[number] for number in rng.integers(len(pairs), size=config.blocks)]
+        drawn = [_drawn(pair, 1 + config.images, rng) for pair in chosen]
+        seen, other = map(np.stack, zip(*drawn, strict=True))
+        with in_precision(device, precision):
+            squares = _squares(learner, seen, other, device).flatten(2).mean(2)  # [B,K]
+        counts = squares.new_tensor([min(len(pair.seen), squares.shape[1]) for pair in chosen])
+        (squares.sum(1) / counts).mean().backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimiser.step()
         follow(average, learner, min(config.average_decay, (step + 1) / (step + 10)))
@@ -259,27 +261,31 @@ def _learned(
 
 
 def _drawn(pair: Pair, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Some images of a pair beside the mean, of either sign, turned and mirrored."""
-    chosen = np.concatenate([[0], 1 + rng.permutation(len(pair.seen) - 1)[:most]])
+    """Some images of a pair, the mean first, of either sign, turned and mirrored: [K,h,w] each.
+
+    As many as `most`, zeros where there are fewer.
+    """
+    chosen = np.concatenate([[0], 1 + rng.permutation(len(pair.seen) - 1)[: most - 1]])
     signs = np.where(chosen > 0, rng.choice([-1.0, 1.0], len(chosen)), 1.0)[:, None, None]
     way = Orientation.drawn(rng)
+    lacking = (0, most - len(chosen)), (0, 0), (0, 0)
 
     def drawn(images: np.ndarray) -> np.ndarray:
-        return way.seen((images[chosen] * signs).astype(np.float32))
+        return np.pad(way.seen((images[chosen] * signs).astype(np.float32)), lacking)
 
     return drawn(pair.seen), drawn(pair.other)
 
 
-def _difference(net: nn.Module, seen: np.ndarray, other: np.ndarray, device: Device) -> Tensor:
-    """Squares [K,h,w] of what prediction and truth under other noise differ by."""
+def _squares(net: nn.Module, seen: np.ndarray, other: np.ndarray, device: Device) -> Tensor:
+    """Squares of what prediction and truth under other noise differ by, both [B,K,h,w]."""
     images, answers = (
-        torch.from_numpy(values)[None, None].to(device.torch_device) for values in (seen, other)
+        torch.from_numpy(values)[:, None].to(device.torch_device) for values in (seen, other)
     )
-    difference: Tensor = net(images)[0, 0] - answers[0, 0]
+    difference: Tensor = net(images)[:, 0] - answers[:, 0]
     return difference.square()
 
 
 @torch.inference_mode()
 def _error(net: nn.Module, pairs: Sequence[Pair], device: Device) -> float:
-    squares = [_difference(net, pair.seen, pair.other, device).flatten() for pair in pairs]
+    squares = [_squares(net, pair.seen[None], pair.other[None], device).flatten() for pair in pairs]
     return float(torch.cat(squares).mean())

@@ -260,6 +260,17 @@ def test_fast_signals_are_learned_to_be_as_strong_as_they_are() -> None:
     assert 0.8 < net.factor.item() < 1
 
 
+def test_a_block_of_few_images_tells_as_much_as_one_of_many() -> None:
+    def pair(num_images: int, part: float) -> teaching.Pair:
+        images = np.ones((num_images, 8, 8))
+        return teaching.Pair(seen=images, other=part * images, scales=np.ones(num_images))
+
+    denoiser = Guessing(net=Scaled(0.9), device=CPU)
+    config = replace(CONFIG, blocks=32, images=11, steps=60)
+    net, _ = teaching._learned(denoiser, [pair(2, 1.0), pair(12, 0.0)], config, Budget(np.inf), 0)
+    assert net.factor.item() == pytest.approx(0.5, abs=0.1)  # of images alike 0.14
+
+
 def test_what_learned_to_do_worse_is_not_taken(
     measured: LowRank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
